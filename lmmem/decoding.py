@@ -1,0 +1,201 @@
+"""Continue prompts, greedily or by sampling. Knows token ids only: no text, no tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from transformers.cache_utils import Cache, DynamicLayer
+
+from lmmem.protocol import CONTINUATION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["greedy", "sample"]
+
+BATCH = {"cpu": 64, "cuda": 1_024}  # continuations at a time; results do not depend on it in float32
+Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
+
+
+def greedy(
+    model: PreTrainedModel,
+    prompts: ArrayLike,
+    length: int = CONTINUATION,
+    *,
+    batch_size: int | None = None,
+    ban_end_of_text: bool = False,
+) -> np.ndarray:
+    """The most likely next token, again and again.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    length : tokens to add to each prompt.
+    batch_size : prompts decoded at a time; None chooses by device.
+    ban_end_of_text : never choose the end-of-document token. Off by default: rows of training
+        data are packed and hold that token. (The paper's published code bans it.)
+
+    Returns
+    -------
+    (n, length) int64, the continuations without their prompts.
+
+    Raises
+    ------
+    ValueError : prompts are no matrix of ids in the vocabulary, or do not fit the model's context.
+    """
+    tokens = _prompts(model, prompts, length)
+    banned = _end_of_text(model) if ban_end_of_text else None
+
+    def choose(logits: torch.Tensor, position: int) -> torch.Tensor:
+        if banned is not None:
+            logits[:, banned] = -torch.inf
+        return logits.argmax(dim=-1)
+
+    batches = tokens.split(_batch(model, batch_size))
+    blocks = [_decode(model, batch, length, choose) for batch in batches if len(batch)]
+    return torch.cat(blocks).cpu().numpy() if blocks else np.empty((0, length), dtype=np.int64)
+
+
+def sample(
+    model: PreTrainedModel,
+    prompts: ArrayLike,
+    temperature: float,
+    samples: int,
+    seed: int,
+    length: int = CONTINUATION,
+    *,
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """Continuations drawn from the model's distribution, flattened or sharpened by a temperature.
+
+    One uniform number per (prompt, sample, position) picks the token by inverting the cumulative
+    distribution; they are drawn before decoding begins, so neither the batch size nor the device
+    changes them. The prompts are read once for all their samples.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    temperature : divides the logits; 0 is greedy and allows one sample.
+    samples : continuations per prompt.
+    seed : the same seed gives the same uniforms.
+    length : tokens to add to each prompt.
+    batch_size : continuations decoded at a time; None chooses by device.
+
+    Returns
+    -------
+    (samples, n, length) int64.
+
+    Raises
+    ------
+    ValueError : a temperature below 0, several samples at temperature 0 (they would be equal),
+        samples below 1, or prompts as for :func:`greedy`.
+    """
+    if not (temperature >= 0 and np.isfinite(temperature)):
+        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    if temperature == 0:
+        if samples > 1:
+            raise ValueError(f"at temperature 0 all {samples} samples are equal: ask for 1, or a temperature above 0")
+        return greedy(model, prompts, length, batch_size=batch_size)[None]
+    tokens = _prompts(model, prompts, length)
+    n = len(tokens)
+    uniforms = np.random.default_rng(seed).random((n, samples, length), dtype=np.float32)
+    size = _batch(model, batch_size)
+    group = max(1, size // samples)  # prompts at a time, if all their samples fit
+    continuations = np.empty((samples, n, length), dtype=np.int64)
+    for row in range(0, n, group):
+        for first in range(0, samples, size):
+            u = torch.from_numpy(uniforms[row : row + group, first : first + size]).to(model.device)
+            rows, copies, _ = u.shape
+            u = u.flatten(0, 1)  # (rows * copies, length)
+
+            def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
+                cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
+                target = u[:, position, None] * cumulative[:, -1:]
+                return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+            block = _decode(model, tokens[row : row + group], length, choose, copies)  # (rows * copies, length)
+            block = block.view(rows, copies, length).transpose(0, 1)
+            continuations[first : first + copies, row : row + rows] = block.cpu().numpy()
+    return continuations
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer, written in place: no copy of the past at every token."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.used = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            n, heads, _, width = key_states.shape
+            self.key_buffer = key_states.new_empty(n, heads, self.length, width)
+            self.value_buffer = value_states.new_empty(n, heads, self.length, width)
+        end = self.used + key_states.shape[-2]
+        self.key_buffer[:, :, self.used : end] = key_states
+        self.value_buffer[:, :, self.used : end] = value_states
+        self.used = end
+        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.key_buffer = self.key_buffer.repeat_interleave(repeats, dim=0)
+        self.value_buffer = self.value_buffer.repeat_interleave(repeats, dim=0)
+        self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+
+
+@torch.inference_mode()
+def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1) -> torch.Tensor:
+    """(n, k) -> (n * copies, length): read the prompts once, then one token at a time."""
+    layers: list[Any] = [_PreallocatedLayer(tokens.shape[1] + length) for _ in range(model.config.num_hidden_layers)]
+    cache = Cache(layers=layers)
+    output = torch.empty(len(tokens) * copies, length, dtype=torch.long, device=tokens.device)
+    for position in range(length):
+        logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        if position == 0 and copies > 1:
+            cache.batch_repeat_interleave(copies)
+            logits = logits.repeat_interleave(copies, dim=0)
+        output[:, position] = choose(logits, position)
+        tokens = output[:, position, None]
+    return output
+
+
+def _prompts(model: PreTrainedModel, prompts: ArrayLike, length: int) -> torch.Tensor:
+    tokens = np.asarray(prompts)
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.shape[1] < 1:
+        raise ValueError(f"prompts must be token ids (n, k), got {tokens.dtype} of shape {tokens.shape}")
+    vocabulary, context = model.config.vocab_size, model.config.max_position_embeddings
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
+        raise ValueError(f"prompts hold ids {tokens.min()} .. {tokens.max()}; the vocabulary is 0 .. {vocabulary - 1}")
+    if length < 1 or tokens.shape[1] + length > context:
+        raise ValueError(
+            f"a prompt of {tokens.shape[1]} tokens and a continuation of {length} do not fit: "
+            f"the model's context is {context} tokens, and at least 1 is to be added"
+        )
+    return torch.as_tensor(tokens, dtype=torch.long, device=model.device)
+
+
+def _end_of_text(model: PreTrainedModel) -> int:
+    end = model.config.eos_token_id
+    if not isinstance(end, int):
+        raise ValueError(f"ban_end_of_text: the model's configuration names no single end-of-text token ({end})")
+    return end
+
+
+def _batch(model: PreTrainedModel, batch_size: int | None) -> int:
+    size = BATCH.get(model.device.type, 64) if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return size

@@ -1,0 +1,332 @@
+"""Measurements of a model on sequences, as tidy tables, read from disk when they are there.
+
+Every table is keyed by (model, step, index) and what varies: (sigma, draw) or (temperature,
+sample). Knows nothing of plots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from lmmem import decoding
+from lmmem.complexity import z_complexity
+from lmmem.corpora import Corpus
+from lmmem.distance import levenshtein, matched_prefix
+from lmmem.models import MODELS, load_model, load_tokenizer, resolve_step, weights_id
+from lmmem.perturbation import perturbed, weight_rms
+from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
+from lmmem.repeats import NGRAM, count_repeats
+from lmmem.results import measured
+from lmmem.scoring import cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "choose_blocks",
+    "greedy_table",
+    "kl_ld",
+    "natural_passages",
+    "perturbation_table",
+    "temperature_table",
+]
+
+DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
+
+
+def kl_ld(model: PreTrainedModel, prompts: Any, truth: Any) -> np.ndarray:
+    """How far the model's greedy continuation is from the true one: the paper's kl-LD.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    truth : (n, l) token ids.
+
+    Returns
+    -------
+    (n,) int32, in tokens: 0 is memorised word for word, l is nothing in common.
+
+    Source: the paper; with k = 32 and l = 64 as :func:`lmmem.split` gives them.
+    """
+    return levenshtein(decoding.greedy(model, prompts, np.asarray(truth).shape[1]), truth)
+
+
+def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFrame:
+    """The canaries of randomly chosen blocks: n sequences of every arm, each with its twins.
+
+    Parameters
+    ----------
+    corpus : of an organism.
+    n_sequences : how many of each arm.
+    seed : chooses the blocks.
+
+    Returns
+    -------
+    The lines of ``corpus.canaries`` in those blocks, with a column arm ("spread 16", "window 0").
+
+    Raises
+    ------
+    ValueError : the corpus has no canaries, or n_sequences is below 1 or above what there are.
+    """
+    canaries = _canaries(corpus)
+    blocks = canaries.block.unique()
+    _check_n_sequences(n_sequences, len(blocks))
+    chosen = np.random.default_rng(seed).permutation(blocks)[:n_sequences]
+    canaries = canaries[canaries.block.isin(chosen)].reset_index(drop=True)
+    return canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+
+
+def natural_passages(
+    name: str, corpus: Corpus, n_sequences: int, step: int | None = None, seed: int = 0, n: int = NGRAM
+) -> pd.DataFrame:
+    """Passages of natural text that the model has seen, drawn evenly over how often they repeat.
+
+    Repeats are counted among the rows that the model has been trained on at that step, and put
+    into bins that double: 1, 2-3, 4-7 ..
+
+    Parameters
+    ----------
+    name, step : the model.
+    corpus : of an organism, so that canaries can be left out.
+    n_sequences : how many of each bin; a bin with fewer gives all it has.
+    seed : chooses the passages.
+    n : tokens of a shared run, as for :func:`lmmem.count_repeats`.
+
+    Returns
+    -------
+    One line a passage: index, repeats (rows, itself included), bin (its lower end), z_complexity.
+
+    Raises
+    ------
+    ValueError : as for :func:`choose_blocks`.
+    """
+    _canaries(corpus)
+    step = resolve_step(name, step)
+    seen = min(step * corpus.rows_per_step, corpus.trained_rows)
+    presented = set(corpus.presented["index"]) if corpus.presented is not None else set()
+    natural = np.array([index for index in range(seen) if index not in presented], dtype=np.int64)
+    _check_n_sequences(n_sequences, len(natural))
+    settings = {"model": name, "step": step, "n": n, "rows": hashlib.sha256(corpus[:seen].tobytes()).hexdigest()[:16]}
+
+    def measure() -> pd.DataFrame:
+        queries = split(corpus[natural])[1]
+        return pd.DataFrame({"index": natural, "repeats": count_repeats(queries, corpus[:seen], n)})
+
+    table = measured("repeats", settings, measure)
+    provenance = table.attrs["provenance"]
+    table["bin"] = 2 ** np.floor(np.log2(table.repeats)).astype(int)
+    table = table.sample(frac=1, random_state=seed).groupby("bin").head(n_sequences)
+    table = table.sort_values(["bin", "index"], ignore_index=True)
+    texts = load_tokenizer(name).batch_decode(split(corpus[table["index"].to_numpy()])[1])
+    table["z_complexity"] = z_complexity(texts)
+    table.attrs["provenance"] = provenance
+    return table
+
+
+def _canaries(corpus: Corpus) -> pd.DataFrame:
+    if corpus.canaries is None:
+        raise ValueError(
+            "this corpus has no canaries, the sequences whose presentations are known: give the training data of 'pocket'"
+        )
+    return corpus.canaries
+
+
+def _check_n_sequences(n_sequences: int, available: int) -> None:
+    if isinstance(n_sequences, bool) or not isinstance(n_sequences, int) or not 1 <= n_sequences <= available:
+        raise ValueError(
+            f"n_sequences={n_sequences!r}: give a whole number of sequences per arm, from 1 to the {available} there are"
+        )
+
+
+def greedy_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """What the model says without any disturbance.
+
+    Parameters
+    ----------
+    name, step, dtype, device : the model, as for :func:`lmmem.load_model`.
+    corpus : its training data.
+    index : rows of the corpus.
+
+    Returns
+    -------
+    One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
+    cross_entropy (nats per token), rms (of the weights).
+    """
+    settings = _settings(name, corpus, index, step, dtype, device)
+
+    def measure() -> pd.DataFrame:
+        model = load_model(name, settings["step"], settings["dtype"], device)
+        prompts, truth = split(corpus[list(index)])
+        said = decoding.greedy(model, prompts)
+        return pd.DataFrame(
+            {
+                "model": name,
+                "step": settings["step"],
+                "index": list(index),
+                "kl_ld": levenshtein(said, truth),
+                "matched_prefix": matched_prefix(said, truth),
+                "cross_entropy": cross_entropy(model, prompts, truth),
+                "rms": weight_rms(model),
+            }
+        )
+
+    return measured("greedy", settings, measure)
+
+
+def perturbation_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | None = None,
+    *,
+    sigma: float | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """What the model says after each of many random perturbations of its weights.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device : as for :func:`greedy_table`.
+    sigma : standard deviation of the noise, in absolute weight units; None is the model's default.
+    draws : number of perturbations; draw d is the same whatever their number.
+    seed : of the noise.
+
+    Returns
+    -------
+    One line a (row, draw), columns model, step, index, sigma, draw, kl_ld (tokens).
+
+    Raises
+    ------
+    ValueError : draws below 1, or sigma negative.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    sigma = MODELS[name].sigma if sigma is None else sigma
+    if not sigma >= 0:
+        raise ValueError(f"sigma must be 0 or more, in weight units; got {sigma}")
+    settings = _settings(name, corpus, index, step, dtype, device) | {"sigma": sigma, "seed": seed}
+    prompts, truth = split(corpus[list(index)])
+    loaded: list[PreTrainedModel] = []  # only if something is left to measure
+
+    def part(first: int, last: int) -> pd.DataFrame:
+        if not loaded:
+            loaded.append(load_model(name, settings["step"], settings["dtype"], device))
+        distances = []
+        for draw in range(first, last):
+            with perturbed(loaded[0], sigma, seed, draw) as model:
+                distances.append(kl_ld(model, prompts, truth))
+        n = len(distances[0])
+        return pd.DataFrame(
+            {
+                "model": name,
+                "step": settings["step"],
+                "index": np.tile(list(index), last - first),
+                "sigma": sigma,
+                "draw": np.repeat(np.arange(first, last), n),
+                "kl_ld": np.concatenate(distances),
+            }
+        )
+
+    tables = []
+    starts = range(0, draws, DRAWS_PER_PART)
+    for first in tqdm(starts, desc=f"perturbations at sigma {sigma:g}", unit=f"{DRAWS_PER_PART} draws"):
+        draws_here = [first, min(first + DRAWS_PER_PART, draws)]
+        tables.append(
+            measured("perturbation", settings | {"draws": draws_here}, lambda: part(*draws_here))  # noqa: B023 - called at once
+        )
+    return _concatenate(tables)
+
+
+def temperature_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | None = None,
+    *,
+    temperatures: Sequence[float],
+    samples: int = DRAWS,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """What the model says when its continuations are sampled.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device : as for :func:`greedy_table`.
+    temperatures : each is one set of samples.
+    samples : continuations per row and temperature.
+    seed : of the sampling.
+
+    Returns
+    -------
+    One line a (row, temperature, sample), columns model, step, index, temperature, sample, kl_ld
+    (tokens).
+    """
+    settings = _settings(name, corpus, index, step, dtype, device) | {"samples": samples, "seed": seed}
+    prompts, truth = split(corpus[list(index)])
+    loaded: list[PreTrainedModel] = []
+
+    def part(temperature: float) -> pd.DataFrame:
+        if not loaded:
+            loaded.append(load_model(name, settings["step"], settings["dtype"], device))
+        said = decoding.sample(loaded[0], prompts, temperature, samples, seed)  # (samples, n, l)
+        return pd.DataFrame(
+            {
+                "model": name,
+                "step": settings["step"],
+                "index": np.tile(list(index), samples),
+                "temperature": temperature,
+                "sample": np.repeat(np.arange(samples), len(truth)),
+                "kl_ld": levenshtein(said, truth).ravel(),
+            }
+        )
+
+    tables = [
+        measured("temperature", settings | {"temperature": t}, lambda: part(t))  # noqa: B023 - called at once
+        for t in tqdm(list(temperatures), desc="temperatures")
+    ]
+    return _concatenate(tables)
+
+
+def _settings(
+    name: str, corpus: Corpus, index: Sequence[int], step: int | None, dtype: str | None, device: str | None
+) -> dict[str, Any]:
+    """What determines a measurement, as JSON values."""
+    return {
+        "model": name,
+        "step": resolve_step(name, step),
+        "weights": weights_id(name, resolve_step(name, step)),
+        "dtype": dtype or MODELS[name].dtype,
+        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "prompt": PROMPT,
+        "continuation": CONTINUATION,
+        "index": [int(i) for i in index],
+        "tokens": hashlib.sha256(corpus[list(index)].tobytes()).hexdigest()[:16],
+    }
+
+
+def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    table = pd.concat(tables, ignore_index=True)
+    records = [part.attrs["provenance"] for part in tables]
+    table.attrs["provenance"] = records[-1] | {"seconds": sum(record["seconds"] for record in records)}
+    return table

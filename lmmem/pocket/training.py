@@ -1,0 +1,245 @@
+"""Train an organism, so that stopping it at any moment loses minutes and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tqdm import tqdm
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from lmmem.pocket.data import data_folder, lock, organism_folder
+from lmmem.pocket.recipe import RECIPES, Recipe
+from lmmem.pocket.text import END_OF_TEXT
+from lmmem.provenance import environment
+from lmmem.storage import DamagedError, check_folder, folder_being_written, write_whole
+
+__all__ = ["checkpoint_folder", "tokenizer_of", "train"]
+
+STATE = "training_state.pt"  # optimizer moments and losses, beside the newest checkpoints
+STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run
+
+
+def checkpoint_folder(name: str, step: int) -> Path:
+    """The checkpoint of one step as a Hugging Face folder; the organism is trained if need be.
+
+    Raises
+    ------
+    ValueError : the organism keeps no checkpoint of that step.
+    """
+    folder = organism_folder(name) / _folder_name(step)
+    if step not in RECIPES[name].checkpoints:
+        raise ValueError(f"{name} keeps no checkpoint of step {step}")
+    try:
+        check_folder(folder)
+    except DamagedError:
+        train(name)
+    return folder
+
+
+def train(name: str) -> Path:
+    """Train an organism, or finish what an interrupted run began; do nothing if all is whole.
+
+    The result depends on the recipe, the text, the machine's arithmetic and its number of threads,
+    not on how often training was stopped. One process trains at a time; others wait for it.
+
+    Parameters
+    ----------
+    name : a key of RECIPES.
+
+    Returns
+    -------
+    The organism's folder: ``data/``, ``step-000000/`` .. (model and tokenizer as transformers saves
+    them), ``training_log.parquet`` (step, loss in nats per token, seconds).
+    """
+    recipe = RECIPES[name]
+    data, folder = data_folder(name), organism_folder(name)
+    with lock(folder):
+        whole = [step for step in recipe.checkpoints if _is_whole(folder / _folder_name(step))]
+        log = folder / "training_log.parquet"
+        if whole == list(recipe.checkpoints) and log.exists():
+            return folder
+        with torch.random.fork_rng(devices=[]):
+            _train(name, recipe, data, folder, whole)
+    return folder
+
+
+def _train(name: str, recipe: Recipe, data: Path, folder: Path, whole: list[int]) -> None:
+    arithmetic = _arithmetic(folder)
+    rows = np.load(data / "rows.npy", mmap_mode="r")
+    tokenizer = tokenizer_of(name)
+    torch.manual_seed(recipe.seed)
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=recipe.vocabulary,
+            hidden_size=recipe.width,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            intermediate_size=4 * recipe.width,
+            max_position_embeddings=recipe.row_tokens,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+    muon, adamw = _optimizers(model, recipe)
+    losses: list[tuple[float, float]] = []  # nats per token, seconds since the run began
+    begin = _resume(folder, recipe, whole, model, muon, adamw, losses)
+    if begin is None:
+        begin = 0
+        _save(folder, recipe, 0, model, tokenizer, muon, adamw, losses)
+    before = losses[-1][1] if losses else 0.0
+    autocast = arithmetic["precision"] == "bfloat16"
+
+    print(
+        f"lmmem: training {name} on {arithmetic['threads']} threads in {arithmetic['precision']}, "
+        f"step {begin} of {recipe.steps}; checkpoints in {folder}",
+        file=sys.stderr,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arithmetic["threads"])
+    clock = time.monotonic()
+    model.train()
+    try:
+        with tqdm(total=recipe.steps, initial=begin, desc=name, unit="step", mininterval=0.5) as bar:
+            for step in range(begin, recipe.steps):
+                batch = np.asarray(rows[step * recipe.rows_per_step : (step + 1) * recipe.rows_per_step])
+                tokens = torch.from_numpy(batch.astype(np.int64))  # (rows_per_step, row_tokens)
+                for optimizer, peak in ((muon, recipe.muon_lr), (adamw, recipe.adamw_lr)):
+                    optimizer.param_groups[0]["lr"] = peak * _schedule(step, recipe)
+                    optimizer.zero_grad(set_to_none=True)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                    logits = model(tokens[:, :-1]).logits
+                loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+                loss.backward()
+                muon.step()
+                adamw.step()
+                losses.append((loss.item(), before + time.monotonic() - clock))
+                bar.set_postfix(loss=f"{losses[-1][0]:.2f}", refresh=False)
+                bar.update()
+                if step + 1 in recipe.checkpoints:
+                    _save(folder, recipe, step + 1, model, tokenizer, muon, adamw, losses)
+    finally:
+        torch.set_num_threads(threads)
+    log = pd.DataFrame(losses, columns=["loss", "seconds"])
+    log.insert(0, "step", np.arange(1, recipe.steps + 1))
+    with write_whole(folder / "training_log.parquet") as part:
+        log.to_parquet(part, index=False)
+
+
+def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
+    """The organism's byte-level BPE as transformers wants it; token 0 ends a document."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_file(str(data_folder(name) / "tokenizer.json")),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+    )
+
+
+def _arithmetic(folder: Path) -> dict[str, Any]:
+    """Precision and threads of this organism: decided when training first begins, then kept."""
+    path = folder / "arithmetic.json"
+    if not path.exists():
+        decided = {"precision": _precision(), "threads": torch.get_num_threads(), "environment": environment()}
+        with write_whole(path) as part:
+            part.write_text(json.dumps(decided, indent=1))
+    return json.loads(path.read_text())
+
+
+def _optimizers(model: GPTNeoXForCausalLM, recipe: Recipe) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon on the matrices inside the layers, AdamW on everything else."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in name)]
+    return (
+        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(others, lr=recipe.adamw_lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.95)),
+    )
+
+
+def _schedule(step: int, recipe: Recipe) -> float:
+    """Fraction of the peak learning rate: linear warm-up, then linear decay to `final_lr`."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 1 - (1 - recipe.final_lr) * done
+
+
+def _precision() -> str:
+    """bfloat16 where the processor multiplies it natively, else float32 (emulation is slower)."""
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bfloat16" if native else "float32"
+
+
+def _save(
+    folder: Path,
+    recipe: Recipe,
+    step: int,
+    model: GPTNeoXForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    muon: torch.optim.Optimizer,
+    adamw: torch.optim.Optimizer,
+    losses: list[tuple[float, float]],
+) -> None:
+    with folder_being_written(folder / _folder_name(step)) as part:
+        model.config.save_pretrained(part)
+        save_file(model.state_dict(), part / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(part)
+    # The state is written after the weights: a state without its checkpoint cannot exist.
+    with folder_being_written(folder / _state_name(step)) as part:
+        state: dict[str, Any] = {"muon": muon.state_dict(), "adamw": adamw.state_dict(), "losses": losses}
+        torch.save(state, part / STATE)
+    newest = [s for s in recipe.checkpoints if s <= step][-STATES_KEPT:]
+    for state_folder in folder.glob(_state_name("*")):
+        if state_folder.name not in map(_state_name, newest):
+            shutil.rmtree(state_folder)
+
+
+def _resume(
+    folder: Path,
+    recipe: Recipe,
+    whole: list[int],
+    model: GPTNeoXForCausalLM,
+    muon: torch.optim.Optimizer,
+    adamw: torch.optim.Optimizer,
+    losses: list[tuple[float, float]],
+) -> int | None:
+    """Load the newest step before the first gap whose weights and state are whole, and return it."""
+    gap = next((s for s in recipe.checkpoints if s not in whole), recipe.steps)
+    for step in sorted((s for s in whole if s < gap or s == gap == recipe.steps), reverse=True):
+        if not _is_whole(folder / _state_name(step)):
+            continue
+        saved = GPTNeoXForCausalLM.from_pretrained(folder / _folder_name(step), dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
+        state = torch.load(folder / _state_name(step) / STATE, weights_only=True)
+        muon.load_state_dict(state["muon"])
+        adamw.load_state_dict(state["adamw"])
+        losses.extend(state["losses"])
+        return step
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_folder(folder)
+    except DamagedError as damage:
+        if folder.exists():
+            print(f"lmmem: {damage}; training it again", file=sys.stderr)
+        return False
+    return True
+
+
+def _folder_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _state_name(step: int | str) -> str:
+    return f"state-{step:06d}" if isinstance(step, int) else f"state-{step}"

@@ -1,0 +1,272 @@
+"""Fits, intervals and controls, on arrays and tables. Knows neither models nor plots."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from numpy.typing import ArrayLike
+from scipy import optimize, special, stats
+
+__all__ = [
+    "Interval",
+    "best_of",
+    "bootstrap",
+    "compare_curves",
+    "fit_interaction",
+    "fit_log_linear",
+    "fit_logistic",
+    "gain_over_twins",
+    "mean_by",
+]
+
+LEVEL = 0.95
+RESAMPLES = 1_000
+MINUS = "\N{MINUS SIGN}"
+RIDGE = 1e-3  # keeps a logistic fit finite where two groups separate perfectly
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval and the number of independent units behind it."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies wholly on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+    def __format__(self, spec: str) -> str:
+        """A sentence fragment, numbers in the given format: ``f"{interval:.1f}"``."""
+        spec = spec or ".2f"
+        estimate, low, high = (format(value, spec).replace("-", MINUS) for value in self[:3])
+        return f"{estimate} (95 % interval {low} to {high}, n = {self.n})"
+
+
+def bootstrap(statistic: Callable[..., float], *columns: ArrayLike, seed: int = 0) -> Interval:
+    """Percentile bootstrap of a statistic of paired columns, whose lines are the independent units.
+
+    Parameters
+    ----------
+    statistic : takes the columns, resampled together, and gives a number.
+    columns : arrays of one length n, at least 2.
+    seed : of the resampling.
+
+    Raises
+    ------
+    ValueError : fewer than two lines, or columns of different lengths.
+
+    >>> bootstrap(np.mean, [1.0, 2.0, 3.0]).estimate
+    2.0
+    """
+    arrays = [np.asarray(column) for column in columns]
+    n = len(arrays[0])
+    if n < 2 or any(len(array) != n for array in arrays):
+        raise ValueError(f"a bootstrap needs columns of one length, 2 or more; got {[len(a) for a in arrays]}")
+    estimate = float(statistic(*arrays))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a constant column has an interval of width 0
+        result = stats.bootstrap(
+            (np.arange(n),),
+            lambda lines: statistic(*(array[lines] for array in arrays)),
+            vectorized=False,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    low, high = result.confidence_interval
+    return Interval(estimate, float(low), float(high), n)
+
+
+def mean_by(table: pd.DataFrame, by: str | Sequence[str], value: str, seed: int = 0) -> pd.DataFrame:
+    """Mean of a column in each group, with its bootstrap interval.
+
+    Returns
+    -------
+    One line a group: the columns of `by`, estimate, low, high, n. A group of one line has an
+    interval of nan.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    lines = []
+    for key, group in table.groupby(by, sort=True):
+        values = group[value].to_numpy(dtype=float)
+        mean = bootstrap(np.mean, values, seed=seed) if len(values) > 1 else Interval(values[0], np.nan, np.nan, 1)
+        lines.append((*key, *mean))
+    return pd.DataFrame(lines, columns=[*by, *Interval._fields])
+
+
+def fit_log_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
+    """Slope of y per doubling of x, by least squares on log2 x.
+
+    Parameters
+    ----------
+    x : (n,) positive numbers, for instance presentations; at least two different ones.
+    y : (n,) numbers.
+
+    Raises
+    ------
+    ValueError : x is not positive, or constant.
+
+    >>> round(fit_log_linear([1, 2, 4, 8, 1, 2, 4, 8], [7, 5, 3, 1, 7, 5, 3, 1]).estimate, 6)
+    -2.0
+    """
+    return bootstrap(_slope, _doublings(x), y, seed=seed)
+
+
+def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0) -> Interval:
+    """Change of the log-odds of success per doubling of x, in nats.
+
+    Maximum likelihood with a faint ridge (1e-3 on the slope), which keeps the estimate finite
+    where success separates perfectly; such an interval says "steep", not how steep.
+
+    Parameters
+    ----------
+    x : (n,) positive numbers; at least two different ones.
+    success : (n,) booleans.
+    """
+    return bootstrap(_log_odds_slope, _doublings(x), np.asarray(success, dtype=float), seed=seed)
+
+
+def compare_curves(x: ArrayLike, y: ArrayLike, top: float) -> pd.DataFrame:
+    """Log-linear, power and logistic curves of y in x, side by side.
+
+    Fitted by least squares. With Gaussian residuals, the lowest Akaike information criterion is
+    the best supported; a difference below 2 is no preference.
+
+    Parameters
+    ----------
+    x : (n,) positive numbers. y : (n,) numbers.
+    top : where the logistic curve begins at small x, for instance 64 tokens; it ends at 0.
+
+    Returns
+    -------
+    One line a curve, best first: curve, parameters (k, the residual variance included), rss, aic,
+    delta_aic (above the best), weight (Akaike weight, the three sum to 1).
+    """
+    doublings, y = _doublings(x), np.asarray(y, dtype=float)
+    slope, intercept = np.polyfit(doublings, y, 1)
+    curves: dict[str, tuple[Callable[..., np.ndarray], tuple[float, float]]] = {
+        "log-linear": (lambda d, a, b: a + b * d, (intercept, slope)),
+        "power": (lambda d, a, b: a * 2.0 ** (b * d), (max(y.mean(), 1e-3), -0.1)),
+        "logistic": (lambda d, a, b: top * special.expit(b * (a - d)), (doublings.mean(), 1.0)),
+    }
+    lines = []
+    for name, (curve, guess) in curves.items():
+        found = optimize.least_squares(lambda p, curve=curve: curve(doublings, *p) - y, guess)
+        rss = float(2 * found.cost)
+        k = len(guess) + 1
+        lines.append((name, k, rss, len(y) * np.log(max(rss, 1e-12) / len(y)) + 2 * k))
+    table = pd.DataFrame(lines, columns=["curve", "parameters", "rss", "aic"]).sort_values("aic", ignore_index=True)
+    table["delta_aic"] = table.aic - table.aic.min()
+    table["weight"] = np.exp(-table.delta_aic / 2) / np.exp(-table.delta_aic / 2).sum()
+    return table
+
+
+def fit_interaction(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> dict[str, Interval]:
+    """Least squares of y on log2 x, z and their product, both centred.
+
+    Returns
+    -------
+    Intervals of: doubling (slope of y per doubling of x, at mean z), z (slope of y per unit of z, at
+    mean log2 x), interaction (change of the former per unit of z).
+    """
+    doublings, z = _doublings(x), np.asarray(z, dtype=float)
+    d, c = doublings - doublings.mean(), z - z.mean()
+    names = ("doubling", "z", "interaction")
+
+    def coefficient(number: int) -> Callable[..., float]:
+        def statistic(d: np.ndarray, c: np.ndarray, y: np.ndarray) -> float:
+            design = np.column_stack([np.ones(len(d)), d, c, d * c])
+            return float(np.linalg.lstsq(design, y, rcond=None)[0][number])
+
+        return statistic
+
+    y = np.asarray(y, dtype=float)
+    return {name: bootstrap(coefficient(i), d, c, y, seed=seed) for i, name in enumerate(names, start=1)}
+
+
+def best_of(distances: ArrayLike, sizes: Sequence[int]) -> np.ndarray:
+    """Expected smallest distance among N tries, for several N, from one set of M tries.
+
+    Averages over all subsets of N of the M tries, without drawing any: the i-th smallest is the
+    smallest of C(M - i, N - 1) of the C(M, N) subsets.
+
+    Parameters
+    ----------
+    distances : (M, n), try by sequence.
+    sizes : values of N, each 1 .. M.
+
+    Returns
+    -------
+    (len(sizes), n) float64.
+
+    Raises
+    ------
+    ValueError : an N outside 1 .. M.
+
+    >>> best_of([[3.0], [1.0], [2.0]], [1, 3])
+    array([[2.],
+           [1.]])
+    """
+    ordered = np.sort(np.asarray(distances, dtype=float), axis=0)
+    m = len(ordered)
+    if any(not 1 <= size <= m for size in sizes):
+        raise ValueError(f"best of N needs N in 1 .. {m}, the number of tries; got {list(sizes)}")
+    i = np.arange(1, m + 1)
+    weights = np.array([np.exp(_log_choose(m - i, size - 1) - _log_choose(m, size)) for size in sizes])
+    return weights @ ordered
+
+
+def gain_over_twins(gain: ArrayLike, twin_gain: ArrayLike, seed: int = 0) -> Interval:
+    """How much more the exposed gain than their unexposed twins, pair by pair.
+
+    Parameters
+    ----------
+    gain, twin_gain : (n,) the same quantity, line i of both from one block.
+
+    Returns
+    -------
+    Mean difference with its interval over blocks; positive where exposure is what helps.
+    """
+    difference = np.asarray(gain, dtype=float) - np.asarray(twin_gain, dtype=float)
+    return bootstrap(np.mean, difference, seed=seed)
+
+
+def _doublings(x: ArrayLike) -> np.ndarray:
+    x = np.asarray(x, dtype=float)
+    if not (x > 0).all() or len(np.unique(x)) < 2:
+        raise ValueError("a slope per doubling needs positive numbers, at least two different ones")
+    return np.log2(x)
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    x = x - x.mean()
+    return float(x @ y / (x @ x)) if x.any() else 0.0
+
+
+def _log_odds_slope(x: np.ndarray, success: np.ndarray) -> float:
+    design = sm.add_constant(x - x.mean(), has_constant="add")
+
+    def loss(beta: np.ndarray) -> float:
+        eta = design @ beta
+        return float(np.logaddexp(0, eta).sum() - success @ eta + RIDGE * beta @ beta)
+
+    def slope(beta: np.ndarray) -> np.ndarray:
+        return design.T @ (special.expit(design @ beta) - success) + 2 * RIDGE * beta
+
+    return float(optimize.minimize(loss, np.zeros(2), jac=slope, method="BFGS").x[1])
+
+
+def _log_choose(n: ArrayLike, k: int) -> np.ndarray:
+    n = np.asarray(n, dtype=float)
+    with np.errstate(invalid="ignore"):
+        value = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+    return np.where(n >= k, value, -np.inf)
