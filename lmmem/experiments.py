@@ -133,16 +133,14 @@ def natural_passages(
 
 def _canaries(corpus: Corpus) -> pd.DataFrame:
     if corpus.canaries is None:
-        raise ValueError(
-            "this corpus has no canaries, the sequences whose presentations are known: give the training data of 'pocket'"
-        )
+        raise ValueError("this corpus has no canaries (sequences whose presentations are known); that of 'pocket' has")
     return corpus.canaries
 
 
 def _check_n_sequences(n_sequences: int, available: int) -> None:
     if isinstance(n_sequences, bool) or not isinstance(n_sequences, int) or not 1 <= n_sequences <= available:
         raise ValueError(
-            f"n_sequences={n_sequences!r}: give a whole number of sequences per arm, from 1 to the {available} there are"
+            f"n_sequences={n_sequences!r}: give a whole number per arm, from 1 to the {available} there are"
         )
 
 
