@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +110,11 @@ def sample(
     uniforms = np.random.default_rng(seed).random((n, samples, length), dtype=np.float32)
     size = _batch(model, batch_size)
     group = max(1, size // samples)  # prompts at a time, if all their samples fit
+    chunk = math.ceil(samples / math.ceil(samples / size))  # else samples of one prompt, in equal parts
     continuations = np.empty((samples, n, length), dtype=np.int64)
     for row in range(0, n, group):
-        for first in range(0, samples, size):
-            u = torch.from_numpy(uniforms[row : row + group, first : first + size]).to(model.device)
+        for first in range(0, samples, chunk):
+            u = torch.from_numpy(uniforms[row : row + group, first : first + chunk]).to(model.device)
             rows, copies, _ = u.shape
             u = u.flatten(0, 1)  # (rows * copies, length)
 

@@ -39,7 +39,8 @@ class TextNotebooks:
     @classmethod
     def read(cls, path: str) -> str:
         """The notebook behind ``jupytext://path``, as papermill wants it."""
-        return papermill_io.read(path.removeprefix("jupytext://"))
+        path = path.removeprefix("jupytext://")
+        return papermill_io.get_handler(path).read(path)
 
     @classmethod
     def listdir(cls, path: str) -> list[str]:

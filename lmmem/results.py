@@ -82,16 +82,26 @@ def measured(kind: str, settings: Mapping[str, Any], measure: Callable[[], pd.Da
     return table
 
 
-def provenance_line(tables: Iterable[pd.DataFrame]) -> str:
-    """One line that says what the tables of a page were measured with, when, and for how long."""
+def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
+    """One line that says what the tables of a page were measured with, when, and for how long.
+
+    Parameters
+    ----------
+    tables : as :func:`measured` gives them.
+    seed : the page's, which chose sequences, noise and samples.
+    """
     records = [table.attrs["provenance"] for table in tables]
     seconds = sum(record["seconds"] for record in records)
 
+    trained = sorted({record["step"] for record in records})
+    steps = str(trained[0]) if len(trained) == 1 else f"{trained[-1]} (and {len(trained) - 1} others)"
+
     def values(key: str) -> str:
-        return ", ".join(sorted({str(record[key]) for record in records if record.get(key) is not None}))
+        found = [str(record[key]) for record in records if key in record]  # counts of repeats have no dtype
+        return ", ".join(dict.fromkeys(found))
 
     return (
-        f"model {values('model')}, step {values('step')}, seed {values('seed') or 'none'}, "
+        f"model {values('model')}, step {steps}, seed {seed}, "
         f"{values('dtype')} on {values('device')} ({values('processor')}), lmmem {values('lmmem')}, "
         f"torch {values('torch')}, transformers {values('transformers')}; measured "
         f"{max(record['date'] for record in records)} in {seconds:.0f} s"

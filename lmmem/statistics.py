@@ -15,9 +15,11 @@ from scipy import optimize, special, stats
 __all__ = [
     "Interval",
     "best_of",
+    "best_of_table",
     "bootstrap",
     "compare_curves",
     "fit_interaction",
+    "fit_linear",
     "fit_log_linear",
     "fit_logistic",
     "gain_over_twins",
@@ -103,6 +105,20 @@ def mean_by(table: pd.DataFrame, by: str | Sequence[str], value: str, seed: int 
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
 
 
+def fit_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
+    """Slope of y per unit of x, by least squares.
+
+    Parameters
+    ----------
+    x, y : (n,) numbers.
+    seed : of the bootstrap.
+
+    >>> round(fit_linear([1, 2, 3, 1, 2, 3], [3, 5, 7, 3, 5, 7]).estimate, 6)
+    2.0
+    """
+    return bootstrap(_slope, np.asarray(x, dtype=float), y, seed=seed)
+
+
 def fit_log_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
     """Slope of y per doubling of x, by least squares on log2 x.
 
@@ -118,7 +134,7 @@ def fit_log_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
     >>> round(fit_log_linear([1, 2, 4, 8, 1, 2, 4, 8], [7, 5, 3, 1, 7, 5, 3, 1]).estimate, 6)
     -2.0
     """
-    return bootstrap(_slope, _doublings(x), y, seed=seed)
+    return fit_linear(_doublings(x), y, seed)
 
 
 def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0) -> Interval:
@@ -223,6 +239,24 @@ def best_of(distances: ArrayLike, sizes: Sequence[int]) -> np.ndarray:
     i = np.arange(1, m + 1)
     weights = np.array([np.exp(_log_choose(m - i, size - 1) - _log_choose(m, size)) for size in sizes])
     return weights @ ordered
+
+
+def best_of_table(table: pd.DataFrame, tries: str, sizes: Sequence[int]) -> pd.DataFrame:
+    """Best-of-N of every sequence of a tidy table of tries.
+
+    Parameters
+    ----------
+    table : columns index, kl_ld and the one named by `tries`, one line a (sequence, try).
+    tries : "draw" or "sample".
+    sizes : values of N.
+
+    Returns
+    -------
+    One line a (sequence, N): index, N, kl_ld (the expected smallest, in tokens).
+    """
+    wide = table.pivot(index=tries, columns="index", values="kl_ld")  # (M, n)
+    best = pd.DataFrame(best_of(wide.to_numpy(), sizes), index=pd.Index(sizes, name="N"), columns=wide.columns)
+    return best.reset_index().melt(id_vars="N", var_name="index", value_name="kl_ld")
 
 
 def gain_over_twins(gain: ArrayLike, twin_gain: ArrayLike, seed: int = 0) -> Interval:

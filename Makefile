@@ -1,0 +1,56 @@
+# Two commands do everything: `make book` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   ?= .venv
+MODEL  ?= pocket
+
+BIN   := $(VENV)/bin
+PAGES := $(patsubst notebooks/%.md,book/%.ipynb,$(wildcard notebooks/*.md))
+CODE  := $(shell find lmmem -name '*.py')
+STAGE  = @printf '\n%s  %s\n' "$$(date +%H:%M:%S)"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book test lab lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+book: $(PAGES)  ## train the model, run every page, build the book: _build/html/index.html
+	$(STAGE) "building the book"
+	$(BIN)/jupyter-book build --warningiserror --keep-going .
+	$(STAGE) "done: open _build/html/index.html"
+
+# Each page is run by papermill as on the command line, and takes its name only when it is whole.
+book/%.ipynb: notebooks/%.md $(CODE) | $(VENV)/.installed
+	$(STAGE) "training $(MODEL), unless that is done"
+	$(BIN)/python -m lmmem.pocket $(MODEL)
+	$(STAGE) "running $<"
+	$(BIN)/papermill $< book/.$*.part.ipynb -p model $(MODEL)
+	@mv book/.$*.part.ipynb $@
+
+test: $(VENV)/.installed  ## run all tests
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.installed  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+lint: $(VENV)/.installed-lint  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy lmmem
+
+clean:  ## remove what was built; the trained model and measured tables stay in the cache
+	rm -rf _build $(PAGES) book/.*.part.ipynb
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(STAGE) "installing into $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lmmem needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,75 @@
+"""The committed pages: their form, without running them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import tomllib
+from pathlib import Path
+
+import jupytext
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "notebooks").glob("*.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def code_cells(page: Path):
+    return [cell for cell in jupytext.read(page).cells if cell.cell_type == "code"]
+
+
+def test_the_four_sections_are_there():
+    assert [page.stem for page in PAGES][:4] == ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
+
+
+@each_page
+def test_parameters_cell_is_the_first_code_cell_and_the_only_one(page):
+    tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(page)]
+    assert tagged == [True] + [False] * (len(tagged) - 1)
+
+
+@each_page
+def test_parameters_are_literals_and_the_common_ones_are_there(page):
+    tree = ast.parse(code_cells(page)[0].source)
+    names = []
+    for statement in tree.body:
+        assert isinstance(statement, ast.Assign)
+        ast.literal_eval(statement.value)
+        names.append(statement.targets[0].id)
+    assert {"model", "step", "n_sequences", "seed"} <= set(names)
+
+
+@each_page
+def test_page_survives_a_round_trip_through_ipynb(page, tmp_path):
+    text = page.read_text()
+    notebook = jupytext.reads(text, fmt="md:myst")
+    again = jupytext.reads(jupytext.writes(notebook, fmt="md:myst"), fmt="md:myst")
+    assert [cell.source for cell in again.cells] == [cell.source for cell in notebook.cells]
+    assert [cell.metadata.get("tags") for cell in again.cells] == [cell.metadata.get("tags") for cell in notebook.cells]
+
+
+@each_page
+def test_functions_on_a_page_are_short(page):
+    for cell in code_cells(page):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno <= 5, node.name
+
+
+@each_page
+def test_page_ends_with_its_provenance(page):
+    last = code_cells(page)[-1]
+    assert "provenance" in last.metadata["tags"]
+    assert "provenance_line(" in last.source
+
+
+def test_pairing_is_set_in_the_project_and_not_in_headers():
+    config = tomllib.loads((ROOT / "jupytext.toml").read_text())
+    assert "ipynb" in config["formats"]
+    assert not any("formats:" in page.read_text().split("---")[1] for page in PAGES)
+
+
+def test_no_executed_notebook_is_committed():
+    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert listed.stdout == ""
