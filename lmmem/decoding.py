@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["greedy", "sample"]
 
-BATCH = {"cpu": 64, "cuda": 1_024}  # continuations at a time; results do not depend on it in float32
+BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time; results do not depend on it in float32
 Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
 
 
@@ -58,7 +58,7 @@ def greedy(
         return logits.argmax(dim=-1)
 
     batches = tokens.split(_batch(model, batch_size))
-    blocks = [_decode(model, batch, length, choose) for batch in batches if len(batch)]
+    blocks = [_decode(model, batch, length, choose) for batch in filter(len, batches)]
     return torch.cat(blocks).cpu().numpy() if blocks else np.empty((0, length), dtype=np.int64)
 
 

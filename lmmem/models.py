@@ -74,7 +74,7 @@ class _Registry(Mapping[str, ModelInfo]):
             return self._models[name]
         except KeyError:
             near = difflib.get_close_matches(str(name), self._models, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"unknown model {name!r}{hint} Known: {', '.join(self._models)}") from None
 
     def __contains__(self, name: object) -> bool:

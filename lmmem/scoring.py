@@ -40,7 +40,7 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
     tokens = torch.as_tensor(np.concatenate([prompts, truth], axis=1), dtype=torch.long, device=model.device)
     length = truth.shape[1]
     losses = []
-    for batch in tokens.split(BATCH):
+    for batch in filter(len, tokens.split(BATCH)):
         logits = model(batch[:, :-1], logits_to_keep=length).logits  # (n, l, vocabulary)
         loss = torch.nn.functional.cross_entropy(logits.float().mT, batch[:, -length:], reduction="none")
         losses.append(loss.double().mean(dim=1).cpu())

@@ -1,0 +1,112 @@
+"""The arrows between modules, read from the source, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lmmem
+
+PACKAGE = Path(lmmem.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+# Which modules of lmmem each module may import, and whether it may import torch.
+ALLOWED = {
+    "complexity": set(),
+    "distance": set(),
+    "repeats": set(),
+    "protocol": set(),
+    "storage": set(),
+    "provenance": set(),
+    "statistics": set(),
+    "plotting": set(),
+    "papermill_io": set(),
+    "decoding": {"protocol"},
+    "scoring": set(),
+    "perturbation": set(),
+    "results": {"provenance", "storage"},
+    "models": {"pocket.recipe", "pocket.training", "protocol", "storage"},
+    "corpora": {"models", "pocket.data", "pocket.recipe"},
+    "pocket.recipe": set(),
+    "pocket.text": {"pocket.recipe"},
+    "pocket.design": {"complexity", "pocket.recipe", "protocol", "repeats"},
+    "pocket.data": {"pocket", "pocket.recipe", "provenance", "storage"},
+    "pocket.training": {"pocket.data", "pocket.recipe", "pocket.text", "provenance", "storage"},
+    "pocket.__main__": {"pocket.recipe", "pocket.training"},
+    "experiments": {
+        *("complexity", "corpora", "decoding", "distance", "models", "perturbation", "protocol", "repeats", "results"),
+        *("scoring", ""),
+    },
+}
+WITHOUT_TORCH = ["statistics", "plotting", "distance", "complexity", "repeats", "corpora", "models", "results"]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def arrows(source: str) -> set[str]:
+    """The modules of lmmem that a source imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name.removeprefix("lmmem").removeprefix(".") for name in found if name.split(".")[0] == "lmmem"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_module_imports_only_what_it_may_know(path):
+    assert arrows(path.read_text()) <= ALLOWED[name_of(path)]
+
+
+def test_forbidden_import_would_be_seen():
+    assert arrows("def f():\n    from lmmem.models import MODELS\n") == {"models"}
+    assert not arrows("import lmmem.experiments\n") <= ALLOWED["statistics"]
+
+
+def test_library_never_imports_notebooks():
+    assert not any("notebooks" in path.read_text() for path in PACKAGE.glob("[!p]*.py"))
+
+
+def loaded_after(code: str) -> set[str]:
+    code += "\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_loads_neither_torch_nor_transformers_nor_pandas():
+    assert not {"torch", "transformers", "pandas", "numpy"} & loaded_after("import lmmem; dir(lmmem)")
+
+
+def test_analysis_works_without_torch():
+    imports = "; ".join(f"import lmmem.{module}" for module in WITHOUT_TORCH)
+    assert not {"torch", "transformers"} & loaded_after(imports)
+
+
+def test_public_names_are_listed_resolved_and_described():
+    assert dir(lmmem) == sorted(lmmem.__all__)
+    for name in lmmem.__all__:
+        assert inspect.getdoc(getattr(lmmem, name))
+
+
+def test_unknown_public_name_says_what_there_is():
+    with pytest.raises(AttributeError, match="has no attribute 'utils'; it has MODELS, "):
+        lmmem.utils  # noqa: B018
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__main__.py"], ids=name_of)
+def test_every_public_name_of_a_module_is_there_and_described(path):
+    module = importlib.import_module("lmmem." + name_of(path))
+    assert module.__doc__
+    for name in module.__all__:
+        value = getattr(module, name)
+        if callable(value):
+            assert inspect.getdoc(value), name

@@ -1,0 +1,154 @@
+"""Decoding against transformers and against loops without a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lmmem
+from lmmem.decoding import greedy, sample
+
+LENGTH = 64
+
+
+@pytest.fixture(scope="module")
+def prompts(mini_corpus) -> np.ndarray:
+    return lmmem.split(mini_corpus[200:207])[0]
+
+
+@torch.inference_mode()
+def whole_logits(model, prompts, continuation) -> torch.Tensor:
+    """Logits before each token of the continuation, from one pass without a cache."""
+    tokens = torch.as_tensor(np.concatenate([prompts, continuation], axis=1))
+    return model(tokens).logits[:, prompts.shape[1] - 1 : -1]
+
+
+def test_greedy_equals_transformers_generate(mini, prompts):
+    tokens = torch.as_tensor(prompts)
+    expected = mini.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        max_new_tokens=LENGTH,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    np.testing.assert_array_equal(greedy(mini, prompts), expected[:, prompts.shape[1] :])
+
+
+def test_greedy_is_the_argmax_of_the_whole_context(mini, prompts):
+    said = greedy(mini, prompts)
+    assert said.dtype == np.int64
+    np.testing.assert_array_equal(whole_logits(mini, prompts, said).argmax(-1), said)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_batch_size_changes_nothing(mini, prompts, batch_size):
+    np.testing.assert_array_equal(greedy(mini, prompts, batch_size=batch_size), greedy(mini, prompts))
+    kept = sample(mini, prompts, 1.0, 5, seed=1, length=8)
+    np.testing.assert_array_equal(sample(mini, prompts, 1.0, 5, seed=1, length=8, batch_size=batch_size), kept)
+
+
+def test_no_prompts_give_no_continuations(mini):
+    assert greedy(mini, np.empty((0, 32), int)).shape == (0, LENGTH)
+    assert sample(mini, np.empty((0, 32), int), 1.0, 2, seed=0).shape == (2, 0, LENGTH)
+
+
+def test_end_of_text_can_be_banned(mini, prompts):
+    free = greedy(mini, prompts)
+    with torch.no_grad():
+        head = mini.get_output_embeddings().weight
+        before = head[0].clone()
+        head[0] = 10 * head[int(free[0, 0])]  # now the end-of-document token wins at once
+    try:
+        assert (greedy(mini, prompts)[:, 0] == 0).any()
+        assert not (greedy(mini, prompts, ban_end_of_text=True) == 0).any()
+    finally:
+        with torch.no_grad():
+            head[0] = before
+    np.testing.assert_array_equal(greedy(mini, prompts), free)
+
+
+def test_ban_needs_a_single_end_of_text_token(mini, prompts):
+    mini.config.eos_token_id = None
+    try:
+        with pytest.raises(ValueError, match="names no single end-of-text token"):
+            greedy(mini, prompts, ban_end_of_text=True)
+    finally:
+        mini.config.eos_token_id = 0
+
+
+def test_first_sampled_token_follows_the_softmax(mini, prompts):
+    n, temperature = 4_000, 0.8
+    said = sample(mini, prompts[:1], temperature, n, seed=0, length=1)[:, 0, 0]
+    with torch.inference_mode():
+        logits = mini(torch.as_tensor(prompts[:1])).logits[0, -1].double()
+    expected = torch.softmax(logits / temperature, -1).numpy()
+    counts = np.bincount(said, minlength=len(expected))
+    error = np.sqrt(np.maximum(n * expected * (1 - expected), 1))
+    assert (np.abs(counts - n * expected) < 5 * error).all()
+
+
+def test_later_sampled_tokens_follow_the_softmax_of_their_own_past(mini, prompts):
+    """The chance of the drawn tokens, averaged, is what independent draws of numpy give."""
+    said = sample(mini, prompts, 1.0, 40, seed=3, length=16)
+    rng = np.random.default_rng(0)
+    drawn, expected = [], []
+    for one in said:
+        chance = torch.softmax(whole_logits(mini, prompts, one).double(), -1).numpy()
+        drawn.append(np.take_along_axis(chance, one[..., None], -1).mean())
+        other = (chance.cumsum(-1) < rng.random((*one.shape, 1))).sum(-1).clip(max=chance.shape[-1] - 1)
+        expected.append(np.take_along_axis(chance, other[..., None], -1).mean())
+    spread = np.std(np.subtract(drawn, expected)) / np.sqrt(len(drawn))
+    assert abs(np.mean(drawn) - np.mean(expected)) < 5 * spread
+
+
+def test_seed_determines_the_samples(mini, prompts):
+    first = sample(mini, prompts, 1.0, 3, seed=0, length=8)
+    np.testing.assert_array_equal(sample(mini, prompts, 1.0, 3, seed=0, length=8), first)
+    assert (sample(mini, prompts, 1.0, 3, seed=1, length=8) != first).any()
+    assert (first[0] != first[1]).any()
+
+
+def test_low_temperature_approaches_greedy(mini, prompts):
+    np.testing.assert_array_equal(sample(mini, prompts, 1e-4, 2, seed=0)[1], greedy(mini, prompts))
+
+
+def test_temperature_zero_is_greedy(mini, prompts):
+    np.testing.assert_array_equal(sample(mini, prompts, 0, 1, seed=0), greedy(mini, prompts)[None])
+
+
+@pytest.mark.parametrize(
+    ("temperature", "samples", "message"),
+    [
+        (0, 5, "at temperature 0 all 5 samples are equal"),
+        (-0.1, 1, "temperature must be 0 or more"),
+        (float("nan"), 1, "temperature must be 0 or more"),
+        (1.0, 0, "samples must be at least 1"),
+    ],
+)
+def test_impossible_sampling_is_refused(mini, prompts, temperature, samples, message):
+    with pytest.raises(ValueError, match=message):
+        sample(mini, prompts, temperature, samples, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros(32, int), "token ids"),
+        (np.zeros((2, 32)), "token ids"),
+        (np.zeros((2, 0), int), "token ids"),
+        (np.full((1, 32), 512), "the vocabulary is 0 .. 511"),
+        (np.full((1, 32), -1), "the vocabulary is 0 .. 511"),
+        (np.zeros((1, 33), int), "the model's context is 96 tokens"),
+    ],
+)
+def test_bad_prompts_are_refused(mini, bad, message):
+    with pytest.raises(ValueError, match=message):
+        greedy(mini, bad)
+
+
+def test_batch_size_below_one_is_refused(mini, prompts):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        greedy(mini, prompts, batch_size=0)

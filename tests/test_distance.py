@@ -1,0 +1,87 @@
+"""Distances against a textbook loop."""
+
+from __future__ import annotations
+
+import Levenshtein
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmmem.distance import MAX_CODE_POINT, levenshtein, matched_prefix
+
+
+def textbook(a, b) -> int:
+    previous = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        current = [i]
+        for j, y in enumerate(b, start=1):
+            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (x != y)))
+        previous = current
+    return previous[-1]
+
+
+ids = st.sampled_from([0, 1, 2, 0xD7FF, 0xD800, 0xDFFF, 50_303, MAX_CODE_POINT - 1])  # NUL and surrogates among them
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.lists(ids, min_size=6, max_size=6), st.lists(ids, min_size=9, max_size=9)), min_size=1))
+def test_levenshtein_equals_the_textbook_loop(pairs):
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    np.testing.assert_array_equal(levenshtein(a, b), [textbook(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def test_levenshtein_equals_python_levenshtein_on_text():
+    words = [("kitten", "mitten"), ("flawed", "lawned")]
+    rows = [np.array([[ord(c) for c in word] for word in side]) for side in zip(*words, strict=True)]
+    np.testing.assert_array_equal(levenshtein(*rows), [Levenshtein.distance(a, b) for a, b in words])
+
+
+def test_trailing_zeros_are_tokens():
+    np.testing.assert_array_equal(levenshtein([[5, 0, 0]], [[5, 5, 5]]), [2])
+    np.testing.assert_array_equal(levenshtein([[0, 0, 0]], [[0, 0, 1]]), [1])
+
+
+def test_leading_axes_are_held_against_the_same_truth():
+    rng = np.random.default_rng(0)
+    said, truth = rng.integers(0, 4, (3, 2, 5, 8)), rng.integers(0, 4, (5, 8))
+    found = levenshtein(said, truth)
+    assert found.shape == (3, 2, 5)
+    assert found.dtype == np.int32
+    assert found[2, 1, 4] == textbook(said[2, 1, 4], truth[4])
+
+
+def test_no_rows_give_no_distances():
+    assert levenshtein(np.empty((0, 4), int), np.empty((0, 4), int)).shape == (0,)
+
+
+def test_empty_continuation_is_as_far_as_the_truth_is_long():
+    np.testing.assert_array_equal(levenshtein(np.empty((1, 0), int), [[1, 2, 3]]), [3])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([[1, 2]], [[1, 2], [3, 4]], "do not pair"),
+        ([[1.0, 2.0]], [[1, 2]], "integer token ids"),
+        ([1, 2], [1, 2], "rows of integer token ids"),
+        ([[-1]], [[1]], "must lie in 0"),
+        ([[MAX_CODE_POINT]], [[1]], "must lie in 0"),
+    ],
+)
+def test_bad_rows_are_refused(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        levenshtein(a, b)
+
+
+def test_matched_prefix_of_identical_rows_is_full_length():
+    np.testing.assert_array_equal(matched_prefix([[1, 2, 3]], [[1, 2, 3]]), [3])
+
+
+def test_matched_prefix_stops_at_the_first_difference():
+    np.testing.assert_array_equal(matched_prefix([[1, 9, 3], [9, 2, 3]], [[1, 2, 3], [1, 2, 3]]), [1, 0])
+
+
+def test_matched_prefix_of_rows_of_two_lengths_is_refused():
+    with pytest.raises(ValueError, match="must have one shape"):
+        matched_prefix([[1, 2]], [[1, 2, 3]])

@@ -1,0 +1,127 @@
+"""Measurements as tables, against the same thing done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmmem
+from lmmem import experiments
+from lmmem.corpora import Corpus
+
+NAME = "pocket-mini"
+INDEX = [5, 900, 3]  # not sorted, on purpose
+
+
+@pytest.fixture(scope="module")
+def cut(mini_corpus):
+    return lmmem.split(mini_corpus[INDEX])
+
+
+def test_kl_ld_is_the_distance_of_the_greedy_continuation(mini, cut):
+    prompts, truth = cut
+    expected = lmmem.levenshtein(lmmem.greedy(mini, prompts), truth)
+    np.testing.assert_array_equal(lmmem.kl_ld(mini, prompts, truth), expected)
+
+
+def test_greedy_table_is_what_the_model_says(mini, mini_corpus, cut):
+    prompts, truth = cut
+    table = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    np.testing.assert_array_equal(table["index"], INDEX)
+    np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, prompts, truth))
+    np.testing.assert_array_equal(table.matched_prefix, lmmem.matched_prefix(lmmem.greedy(mini, prompts), truth))
+    np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, prompts, truth))
+    assert set(table.step) == {120}
+    assert table.attrs["provenance"]["dtype"] == "float32"
+
+
+def test_steps_are_measured_apart(mini_corpus):
+    early = experiments.greedy_table(NAME, mini_corpus, INDEX, 6)
+    assert set(early.step) == {6}
+    assert (early.cross_entropy > experiments.greedy_table(NAME, mini_corpus, INDEX).cross_entropy).all()
+
+
+def test_perturbation_table_is_each_draw_by_hand(mini, mini_corpus, cut):
+    table = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
+    assert len(table) == 12 * len(INDEX)
+    for draw in (0, 9, 11):
+        with lmmem.perturbed(mini, 0.05, seed=3, draw=draw):
+            expected = lmmem.kl_ld(mini, *cut)
+        found = table[table.draw == draw]
+        np.testing.assert_array_equal(found["index"], INDEX)
+        np.testing.assert_array_equal(found.kl_ld, expected)
+    assert table.kl_ld.nunique() > 1
+
+
+def test_more_draws_keep_the_first_ones(mini_corpus):
+    few = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
+    more = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=20, seed=3)
+    pd.testing.assert_frame_equal(few, more[more.draw < 12].reset_index(drop=True))
+
+
+def test_default_sigma_is_the_model_s(mini_corpus):
+    table = experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=1)
+    assert set(table.sigma) == {lmmem.MODELS[NAME].sigma}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"draws": 0}, "draws must be at least 1"), ({"sigma": -0.1}, "sigma must be 0 or more"), ({"seed": -1}, "seed")],
+)
+def test_impossible_perturbations_are_refused(mini_corpus, settings, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.perturbation_table(NAME, mini_corpus, INDEX, **settings)
+
+
+def test_temperature_table_is_each_sample_by_hand(mini, mini_corpus, cut):
+    table = experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.5, 1.0], samples=4, seed=2)
+    assert len(table) == 2 * 4 * len(INDEX)
+    prompts, truth = cut
+    said = lmmem.sample(mini, prompts, 0.5, 4, seed=2)
+    found = table[(table.temperature == 0.5) & (table["sample"] == 3)]
+    np.testing.assert_array_equal(found["index"], INDEX)
+    np.testing.assert_array_equal(found.kl_ld, lmmem.levenshtein(said[3], truth))
+
+
+def test_several_samples_at_temperature_zero_are_refused(mini_corpus):
+    with pytest.raises(ValueError, match="at temperature 0 all 4 samples are equal"):
+        experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0], samples=4)
+
+
+def test_chosen_blocks_hold_every_arm_once(mini_corpus):
+    chosen = experiments.choose_blocks(mini_corpus, 2, seed=1)
+    assert chosen.block.nunique() == 2
+    assert (chosen.groupby("arm").size() == 2).all()
+    assert chosen.arm.nunique() == 6
+    pd.testing.assert_frame_equal(experiments.choose_blocks(mini_corpus, 2, seed=1), chosen)
+    blocks = {tuple(experiments.choose_blocks(mini_corpus, 2, seed).block.unique()) for seed in range(10)}
+    assert len(blocks) > 1
+
+
+@pytest.mark.parametrize("n", [0, -1, 7, 2.5, True])
+def test_impossible_numbers_of_sequences_say_how_many_there_are(mini_corpus, n):
+    with pytest.raises(ValueError, match=f"n_sequences={n!r}: give a whole number per arm, from 1 to the 6 there are"):
+        experiments.choose_blocks(mini_corpus, n)
+
+
+def test_corpus_without_canaries_is_refused():
+    corpus = Corpus(np.zeros((4, 96), np.uint16), 2, 2)
+    with pytest.raises(ValueError, match="has no canaries"):
+        experiments.choose_blocks(corpus, 1)
+    with pytest.raises(ValueError, match="has no canaries"):
+        experiments.natural_passages(NAME, corpus, 1)
+
+
+def test_natural_passages_repeat_as_often_as_they_say(mini_corpus):
+    passages = experiments.natural_passages(NAME, mini_corpus, 5, step=60)
+    seen = mini_corpus[: 60 * mini_corpus.rows_per_step]
+    truth = lmmem.split(mini_corpus[passages["index"].to_numpy()])[1]
+    np.testing.assert_array_equal(passages.repeats, lmmem.count_repeats(truth, seen))
+    assert (passages["index"] < len(seen)).all()
+    assert not passages["index"].isin(mini_corpus.presented["index"]).any()
+    assert (passages.bin <= passages.repeats).all()
+    assert (passages.repeats < 2 * passages.bin).all()
+    assert passages.groupby("bin").size().max() == 5
+    texts = lmmem.load_tokenizer(NAME).batch_decode(truth)
+    np.testing.assert_array_equal(passages.z_complexity, lmmem.z_complexity(texts))

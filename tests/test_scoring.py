@@ -1,0 +1,31 @@
+"""Cross-entropy against log-softmax by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lmmem
+
+
+def test_cross_entropy_is_the_mean_log_likelihood_token_by_token(mini, mini_corpus):
+    prompts, truth = lmmem.split(mini_corpus[:70])  # more than one batch
+    found = lmmem.cross_entropy(mini, prompts, truth)
+    for i in (0, 69):
+        past, loss = list(prompts[i]), 0.0
+        for token in truth[i]:
+            with torch.inference_mode():
+                logits = mini(torch.tensor([past])).logits[0, -1].double().numpy()
+            loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[token]
+            past.append(token)
+        np.testing.assert_allclose(found[i], loss / len(truth[i]), rtol=1e-4)
+
+
+def test_no_sequences_give_no_losses(mini):
+    assert lmmem.cross_entropy(mini, np.empty((0, 32), int), np.empty((0, 64), int)).shape == (0,)
+
+
+def test_prompts_and_truth_must_pair(mini):
+    with pytest.raises(ValueError, match=r"must be \(n, k\) and \(n, l\)"):
+        lmmem.cross_entropy(mini, np.zeros((2, 32), int), np.zeros((3, 64), int))
