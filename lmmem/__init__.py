@@ -28,22 +28,7 @@ _HOME = {
     "z_complexity": "complexity",
 }
 
-__all__ = [
-    "MODELS",
-    "count_repeats",
-    "cross_entropy",
-    "greedy",
-    "kl_ld",
-    "levenshtein",
-    "load_model",
-    "load_tokenizer",
-    "matched_prefix",
-    "perturbed",
-    "sample",
-    "split",
-    "training_data",
-    "z_complexity",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

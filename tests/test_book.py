@@ -17,7 +17,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PAGES = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
 SMALL = {"model": "pocket-mini", "n_sequences": 4}
-ALSO = {"03_perturbation": {"draws": 12, "dose_draws": 2}, "04_temperature": {"samples": 12}}
+ALSO = {
+    "03_perturbation": {"draws": 12, "dose_draws": 2},
+    "04_temperature": {"samples": 12, "arms": ["spread 0", "spread 16", "window 16"]},
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = {"desktop": 1280, "phone": 390}
 
