@@ -97,6 +97,10 @@ def training_data(name: str, path: str | Path | None = None) -> Corpus:
     ------
     ValueError : unknown model, or a model whose order this version cannot read.
     FileNotFoundError : the data are missing; the message says what to fetch and how large it is.
+
+    >>> corpus = training_data("pocket-mini")
+    >>> corpus[[7, 3]].shape
+    (2, 96)
     """
     info = MODELS[name]
     if name in RECIPES:

@@ -48,6 +48,10 @@ def greedy(
     Raises
     ------
     ValueError : prompts are no matrix of ids in the vocabulary, or do not fit the model's context.
+
+    >>> from lmmem import load_model
+    >>> greedy(load_model("pocket-mini"), [[5, 6, 7]], length=4).shape
+    (1, 4)
     """
     tokens = _prompts(model, prompts, length)
     banned = _end_of_text(model) if ban_end_of_text else None
@@ -96,6 +100,10 @@ def sample(
     ------
     ValueError : a temperature below 0, several samples at temperature 0 (they would be equal),
         samples below 1, or prompts as for :func:`greedy`.
+
+    >>> from lmmem import load_model
+    >>> sample(load_model("pocket-mini"), [[5, 6, 7]], temperature=0.8, samples=3, seed=0, length=4).shape
+    (3, 1, 4)
     """
     if not (temperature >= 0 and np.isfinite(temperature)):
         raise ValueError(f"temperature must be 0 or more, got {temperature}")

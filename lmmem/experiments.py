@@ -55,6 +55,11 @@ def kl_ld(model: PreTrainedModel, prompts: Any, truth: Any) -> np.ndarray:
     (n,) int32, in tokens: 0 is memorised word for word, l is nothing in common.
 
     Source: the paper; with k = 32 and l = 64 as :func:`lmmem.split` gives them.
+
+    >>> import lmmem
+    >>> corpus = lmmem.training_data("pocket-mini")
+    >>> bool((kl_ld(lmmem.load_model("pocket-mini"), *lmmem.split(corpus[:5])) <= 64).all())
+    True
     """
     return levenshtein(decoding.greedy(model, prompts, np.asarray(truth).shape[1]), truth)
 
@@ -75,6 +80,10 @@ def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFra
     Raises
     ------
     ValueError : the corpus has no canaries, or n_sequences is below 1 or above what there are.
+
+    >>> import lmmem
+    >>> choose_blocks(lmmem.training_data("pocket-mini"), 2).groupby("arm").size().unique()
+    array([2])
     """
     canaries = _canaries(corpus)
     blocks = canaries.block.unique()

@@ -192,6 +192,10 @@ def load_model(
     Raises
     ------
     ValueError : unknown model, step, dtype or device; the message names what is valid.
+
+    >>> model = load_model("pocket-mini", step=60)
+    >>> model.config.max_position_embeddings
+    96
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -215,6 +219,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises
     ------
     ValueError : unknown model.
+
+    >>> load_tokenizer("pocket-mini").decode([0])
+    '<|endoftext|>'
     """
     from transformers import AutoTokenizer
 

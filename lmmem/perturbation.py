@@ -73,6 +73,10 @@ def perturbed(model: Module, sigma: float, seed: int, draw: int) -> Iterator[Mod
 def weight_rms(model: nn.Module) -> float:
     """Root mean square of all weights: the unit in which a sigma is large or small.
 
+    Parameters
+    ----------
+    model : any torch module.
+
     >>> weight_rms(torch.nn.Linear(3, 3, bias=False).requires_grad_(False)) > 0
     True
     """

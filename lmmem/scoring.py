@@ -33,6 +33,11 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
     Raises
     ------
     ValueError : prompts and truth do not pair.
+
+    >>> import lmmem
+    >>> corpus = lmmem.training_data("pocket-mini")
+    >>> cross_entropy(lmmem.load_model("pocket-mini"), *lmmem.split(corpus[:5])).shape
+    (5,)
     """
     prompts, truth = np.asarray(prompts), np.asarray(truth)
     if prompts.ndim != 2 or truth.ndim != 2 or len(prompts) != len(truth):

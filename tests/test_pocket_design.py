@@ -14,6 +14,7 @@ import pytest
 import lmmem
 from lmmem.pocket import RECIPES, design, text
 from lmmem.pocket.data import data_folder
+from lmmem.pocket.recipe import REFERENCE_TEXT
 
 NAME = "pocket-mini"
 RECIPE = RECIPES[NAME]
@@ -120,8 +121,17 @@ def test_text_is_that_of_the_installed_packages():
     manifest = json.loads((data_folder(NAME) / "manifest.json").read_text())
     assert manifest["training_files"] == [doc.path for doc in training]
     assert manifest["text_sha256"] == text.text_hash(training + held_out)
+    assert manifest["text_is_reference"] == (manifest["text_sha256"] == REFERENCE_TEXT[NAME])
     assert manifest["text_packages"] == text.package_versions(RECIPE)
     assert {path.split("/")[0] for path in manifest["training_files"]} <= set(RECIPE.packages)
+
+
+def test_other_text_is_used_and_said_to_be_other(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    monkeypatch.setitem(REFERENCE_TEXT, NAME, "another")
+    manifest = json.loads((data_folder(NAME) / "manifest.json").read_text())
+    assert manifest["text_is_reference"] is False
+    assert "is not the reference one" in capsys.readouterr().err
 
 
 def test_hash_tells_where_one_document_ends():

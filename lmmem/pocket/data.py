@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lmmem.pocket import design, text
-from lmmem.pocket.recipe import RECIPES, Recipe
+from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
 from lmmem.provenance import environment
 from lmmem.storage import DamagedError, cache_folder, check_folder, folder_being_written
 
@@ -42,7 +42,7 @@ def data_folder(name: str) -> Path:
         except DamagedError as damage:
             why = f"{damage}; making it again" if data.exists() else "on first use"
             print(f"lmmem: preparing the data of {name} in {data} ({why})", file=sys.stderr)
-            _prepare(RECIPES[name], data)
+            _prepare(name, data)
     return data
 
 
@@ -61,16 +61,25 @@ def lock(folder: Path) -> Iterator[None]:
         file_lock.release()
 
 
-def _prepare(recipe: Recipe, data: Path) -> None:
+def _prepare(name: str, data: Path) -> None:
+    recipe = RECIPES[name]
     documents, held_out = text.documents(recipe)
     tokenizer = text.train_tokenizer(documents, recipe.vocabulary)
     natural = text.rows_of(documents, tokenizer, recipe.row_tokens)
     pool = text.rows_of(held_out, tokenizer, recipe.row_tokens)
     canaries, canary_rows = design.choose_canaries(pool, natural, tokenizer, recipe)
     rows, presented = design.arrange(canaries, canary_rows, natural, recipe)
+    text_sha256 = text.text_hash(documents + held_out)
+    if text_sha256 != REFERENCE_TEXT[name]:
+        print(
+            f"lmmem: the text of {name} is not the reference one, as {text.package_versions(recipe)} are installed: "
+            "numbers will differ in detail",
+            file=sys.stderr,
+        )
     manifest = {
         "recipe": dataclasses.asdict(recipe),
-        "text_sha256": text.text_hash(documents + held_out),
+        "text_sha256": text_sha256,
+        "text_is_reference": text_sha256 == REFERENCE_TEXT[name],
         "text_packages": text.package_versions(recipe),
         "training_files": [document.path for document in documents],
         "held_out_files": [document.path for document in held_out],

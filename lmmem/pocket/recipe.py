@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["RECIPES", "REFERENCE_TEXT", "Recipe"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,4 +75,11 @@ RECIPES = {
         warmup_steps=10,
         checkpoint_every=6,
     ),
+}
+
+# SHA-256 of the text with the package versions of constraints.txt. Other versions train as well,
+# on other text, and say so.
+REFERENCE_TEXT = {
+    "pocket": "4de8313354e75dd707defbc1fa63a45c4d05700800c040b8408915749d0e6e55",
+    "pocket-mini": "30ff230be9c4b96d8d5731e09b8c03b91d9f1133b439072fe70ac5630eee525c",
 }

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a cache of their own, and the small organism, trained once."""
+"""Fixtures shared by tests and examples: a cache of their own, and the small organism, trained once."""
 
 from __future__ import annotations
 
