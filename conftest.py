@@ -33,4 +33,5 @@ def mini(cache):
 
 @pytest.fixture(scope="session")
 def mini_corpus(cache) -> Corpus:
+    """The small organism's training data."""
     return lmmem.training_data(MINI)
