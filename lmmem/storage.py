@@ -20,6 +20,7 @@ __all__ = [
     "check_folder",
     "folder_being_written",
     "recorded_sha256",
+    "sha256_of",
     "write_whole",
 ]
 
@@ -71,7 +72,7 @@ def folder_being_written(folder: Path) -> Iterator[Path]:
     try:
         yield part
         files = sorted(path for path in part.rglob("*") if path.is_file())
-        sums = {str(path.relative_to(part)): _sha256(path) for path in files}
+        sums = {str(path.relative_to(part)): sha256_of(path) for path in files}
         (part / CHECKSUMS).write_text(json.dumps(sums, indent=1))
         for path in [*files, part / CHECKSUMS]:
             _sync(path)
@@ -112,7 +113,7 @@ def check_folder(folder: Path) -> None:
         raise DamagedError(f"{folder / CHECKSUMS} cannot be read ({error})") from error
     for name, expected in sums.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != expected:
+        if not path.is_file() or sha256_of(path) != expected:
             raise DamagedError(f"{path} is not the file that was written there (SHA-256 differs)")
 
 
@@ -121,7 +122,8 @@ def recorded_sha256(path: Path) -> str:
     return json.loads((path.parent / CHECKSUMS).read_text())[path.name]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

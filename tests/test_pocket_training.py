@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,8 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lmmem
 from lmmem.pocket import RECIPES
 from lmmem.pocket.__main__ import main
-from lmmem.pocket.data import data_folder, organism_folder
+from lmmem.pocket.data import TERMS, data_folder, organism_folder
 from lmmem.pocket.training import checkpoint_folder, train
+from lmmem.storage import DamagedError
 
 NAME = "pocket-mini"
 RECIPE = RECIPES[NAME]
@@ -139,6 +141,18 @@ def test_damaged_data_are_made_again(whole, fresh, capfd):
     assert data_folder(NAME) == fresh / "data"
     assert (fresh / "data" / "rows.npy").read_bytes() == (whole / "data" / "rows.npy").read_bytes()
     assert "making it again" in capfd.readouterr().err
+
+
+def test_damaged_data_of_other_packages_are_refused_and_kept(whole, monkeypatch, tmp_path):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole, folder)
+    terms = json.loads((folder / TERMS).read_text())
+    (folder / TERMS).write_text(json.dumps(terms | {"rows_sha256": "that of other packages"}))
+    damage(folder / "data" / "canaries.parquet")
+    with pytest.raises(DamagedError, match="delete that folder to train anew"):
+        lmmem.load_tokenizer(NAME)
+    assert (folder / "data" / "rows.npy").read_bytes() == (whole / "data" / "rows.npy").read_bytes()
 
 
 def test_missing_log_is_written_from_the_last_state(whole, monkeypatch, tmp_path):

@@ -15,7 +15,9 @@ from filelock import FileLock, Timeout
 from lmmem.pocket import design, text
 from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
 from lmmem.provenance import environment
-from lmmem.storage import DamagedError, cache_folder, check_folder, folder_being_written
+from lmmem.storage import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of
+
+TERMS = "training.json"  # precision, threads and data of the training, written when it begins
 
 __all__ = ["data_folder", "lock", "organism_folder"]
 
@@ -87,7 +89,17 @@ def _prepare(name: str, data: Path) -> None:
     }
     with folder_being_written(data) as part:
         np.save(part / "rows.npy", rows)
+        _refuse_other_rows(data.parent, part / "rows.npy")
         canaries.to_parquet(part / "canaries.parquet", index=False)
         presented.to_parquet(part / "presented.parquet", index=False)
         tokenizer.save(str(part / "tokenizer.json"))
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _refuse_other_rows(folder: Path, rows: Path) -> None:
+    """Data that are made again must be those that the organism's checkpoints were trained on."""
+    if (folder / TERMS).exists() and json.loads((folder / TERMS).read_text())["rows_sha256"] != sha256_of(rows):
+        raise DamagedError(
+            f"the data in {folder} are damaged and cannot be made again as they were, because the installed packages "
+            "have changed since: delete that folder to train anew"
+        )

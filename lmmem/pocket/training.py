@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from lmmem.pocket.data import data_folder, lock, organism_folder
+from lmmem.pocket.data import TERMS, data_folder, lock, organism_folder
 from lmmem.pocket.recipe import RECIPES, Recipe
 from lmmem.pocket.text import END_OF_TEXT
 from lmmem.provenance import environment
-from lmmem.storage import DamagedError, check_folder, folder_being_written, write_whole
+from lmmem.storage import DamagedError, check_folder, folder_being_written, recorded_sha256, write_whole
 
 __all__ = ["checkpoint_folder", "tokenizer_of", "train"]
 
@@ -74,7 +74,7 @@ def train(name: str) -> Path:
 
 
 def _train(name: str, recipe: Recipe, data: Path, folder: Path, whole: list[int]) -> None:
-    arithmetic = _arithmetic(folder)
+    terms = _terms(folder)
     rows = np.load(data / "rows.npy", mmap_mode="r")
     tokenizer = tokenizer_of(name)
     torch.manual_seed(recipe.seed)
@@ -97,15 +97,15 @@ def _train(name: str, recipe: Recipe, data: Path, folder: Path, whole: list[int]
         begin = 0
         _save(folder, recipe, 0, model, tokenizer, muon, adamw, losses)
     before = losses[-1][1] if losses else 0.0
-    autocast = arithmetic["precision"] == "bfloat16"
+    autocast = terms["precision"] == "bfloat16"
 
     print(
-        f"lmmem: training {name} on {arithmetic['threads']} threads in {arithmetic['precision']}, "
+        f"lmmem: training {name} on {terms['threads']} threads in {terms['precision']}, "
         f"step {begin} of {recipe.steps}; checkpoints in {folder}",
         file=sys.stderr,
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(arithmetic["threads"])
+    torch.set_num_threads(terms["threads"])
     clock = time.monotonic()
     model.train()
     try:
@@ -144,11 +144,16 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     )
 
 
-def _arithmetic(folder: Path) -> dict[str, Any]:
-    """Precision and threads of this organism: decided when training first begins, then kept."""
-    path = folder / "arithmetic.json"
+def _terms(folder: Path) -> dict[str, Any]:
+    """What all of this organism's training shares: settled when it first begins, then kept."""
+    path = folder / TERMS
     if not path.exists():
-        decided = {"precision": _precision(), "threads": torch.get_num_threads(), "environment": environment()}
+        decided = {
+            "precision": _precision(),
+            "threads": torch.get_num_threads(),
+            "rows_sha256": recorded_sha256(folder / "data" / "rows.npy"),
+            "environment": environment(),
+        }
         with write_whole(path) as part:
             part.write_text(json.dumps(decided, indent=1))
     return json.loads(path.read_text())
