@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-MODEL  ?= pocket
 
 BIN   := $(VENV)/bin
 PAGES := $(patsubst notebooks/%.md,book/%.ipynb,$(wildcard notebooks/*.md))
@@ -11,6 +10,7 @@ STAGE  = @printf '\n%s  %s\n' "$$(date +%H:%M:%S)"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # a page uses all cores
 .PHONY: help book test lab lint clean
 
 help:  ## list the targets
@@ -23,10 +23,10 @@ book: $(PAGES)  ## train the model, run every page, build the book: _build/html/
 
 # Each page is run by papermill as on the command line, and takes its name only when it is whole.
 book/%.ipynb: notebooks/%.md $(CODE) | $(VENV)/.installed
-	$(STAGE) "training $(MODEL), unless that is done"
-	$(BIN)/python -m lmmem.pocket $(MODEL)
+	$(STAGE) "training pocket, unless that is done"
+	$(BIN)/python -m lmmem.pocket pocket
 	$(STAGE) "running $<"
-	$(BIN)/papermill $< book/.$*.part.ipynb -p model $(MODEL)
+	$(BIN)/papermill $< book/.$*.part.ipynb -p model pocket
 	@mv book/.$*.part.ipynb $@
 
 test: $(VENV)/.installed  ## run all tests
