@@ -25,7 +25,17 @@ __all__ = ["load", "measured", "provenance_line", "save"]
 
 KEY = b"lmmem"  # in the Parquet metadata
 # Code that determines what is measured; a change in it gives new tables.
-MEASURING = "protocol models corpora decoding distance repeats scoring perturbation experiments".split()
+MEASURING = [
+    "protocol",
+    "models",
+    "corpora",
+    "decoding",
+    "distance",
+    "repeats",
+    "scoring",
+    "perturbation",
+    "experiments",
+]
 
 
 def save(table: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
