@@ -33,7 +33,7 @@ def levenshtein(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
     rapidfuzz (the engine of python-Levenshtein) runs on all cores without a Python loop.
 
     >>> levenshtein([[1, 2, 3, 4]], [[2, 3, 4, 5]])
-    array([1], dtype=int32)
+    array([2], dtype=int32)
     """
     continuations, truth = _tokens(continuations), _tokens(truth)
     if truth.ndim != 2 or continuations.ndim < 2 or continuations.shape[-2] != len(truth):
