@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 __all__ = ["plot_curve", "plot_points", "set_style"]
 
 PALETTE = "colorblind"
+DODGE = 0.12  # between points of different hues that stand at one x
 
 
 def set_style() -> None:
@@ -52,10 +54,12 @@ def plot_curve(
     ax = plt.gca() if ax is None else ax
     groups = [(label, table)] if hue is None else list(table.groupby(hue, sort=False))
     colors = sns.color_palette(PALETTE, len(groups)) if color is None else [color] * len(groups)
-    marks = _log_positions(table[x]) if log_x else None
-    for (name, group), shade in zip(groups, colors, strict=True):
+    marks = _positions(table[x], log_x)
+    for number, ((name, group), shade) in enumerate(zip(groups, colors, strict=True)):
         group = group.sort_values(x)
-        where = group[x].map(marks) if marks is not None else group[x]
+        where = group[x] if marks is None else group[x].map(marks)
+        if marks is not None and not join:  # side by side, so that no bar hides another
+            where = where + DODGE * (number - (len(groups) - 1) / 2)
         ax.plot(
             where, group[y], marker="o" if len(group) <= 40 else "", ls="-" if join else "", color=shade, label=name
         )
@@ -66,7 +70,8 @@ def plot_curve(
                 bars = [group[y] - group.low, group.high - group[y]]
                 ax.errorbar(where, group[y], yerr=bars, fmt="none", ecolor=shade, capsize=3)
     if marks is not None:
-        ax.set_xticks(list(marks.values()), [f"{value:g}" for value in marks])
+        names = [value if isinstance(value, str) else f"{value:g}" for value in marks]
+        ax.set_xticks(list(marks.values()), names)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if hue is not None:
@@ -96,11 +101,13 @@ def plot_points(
     )
 
 
-def _log_positions(values: pd.Series) -> dict[float, float]:
-    """Where each value stands on a log2 axis on which 0 has a place, one step left of the rest."""
-    import numpy as np
-
-    ordered = sorted(set(values.astype(float)))
-    positive = [value for value in ordered if value > 0]
-    positions = {value: float(np.log2(value)) for value in positive}
-    return ({0.0: positions[positive[0]] - 1.5} if 0.0 in ordered else {}) | positions
+def _positions(values: pd.Series, log: bool) -> dict[str, float] | dict[float, float] | None:
+    """Where each value stands, if not at itself: names in a row, numbers by log2 with a place for 0."""
+    if values.dtype.kind not in "iuf":
+        return {str(name): float(place) for place, name in enumerate(dict.fromkeys(values))}
+    if not log:
+        return None
+    ordered = sorted({float(value) for value in values})
+    positions = {value: math.log2(value) for value in ordered if value > 0}
+    zero = {0.0: min(positions.values(), default=0.0) - 1.5} if 0.0 in ordered else {}
+    return zero | positions

@@ -65,6 +65,20 @@ def test_log_axis_has_a_place_for_zero_and_ticks_at_the_values():
 def test_points_can_stand_alone():
     ax = plot_curve(TABLE[:3], "m", join=False)
     assert ax.lines[0].get_linestyle() == "None"
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 1, 4])
+
+
+def test_points_of_different_hues_stand_side_by_side():
+    ax = plot_curve(TABLE, "m", hue="study", log_x=True, join=False)
+    left, right = (line.get_xdata() for line in ax.lines if line.get_marker() == "o")
+    assert (np.asarray(left) < np.asarray(right)).all()
+    np.testing.assert_allclose(np.add(left, right) / 2, ax.get_xticks())
+
+
+def test_names_stand_in_a_row_in_their_order():
+    ax = plot_curve(pd.DataFrame({"method": ["z", "a", "m"], "estimate": [1.0, 2.0, 3.0]}), "method")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["z", "a", "m"]
+    np.testing.assert_array_equal(ax.get_xticks(), [0, 1, 2])
 
 
 def test_every_sequence_is_a_dot():
