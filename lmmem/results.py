@@ -24,12 +24,14 @@ from lmmem.storage import DamagedError, cache_folder, write_whole
 __all__ = ["load", "measured", "provenance_line", "save"]
 
 KEY = b"lmmem"  # in the Parquet metadata
+DIGEST = b"lmmem_sha256"  # of the values, column names, dtypes and provenance: Parquet's footer has no checksum
 # Code that determines what is measured; a change in it gives new tables.
 MEASURING = [
     "protocol",
     "models",
     "corpora",
     "decoding",
+    "tokens",
     "distance",
     "repeats",
     "scoring",
@@ -41,7 +43,8 @@ MEASURING = [
 def save(table: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Write a table and its provenance as one Parquet file, with page checksums, whole or not at all."""
     data = pa.Table.from_pandas(table, preserve_index=False)
-    metadata = {**data.schema.metadata, KEY: json.dumps(dict(provenance)).encode()}
+    record = json.dumps(dict(provenance)).encode()
+    metadata = {**data.schema.metadata, KEY: record, DIGEST: _digest(table, record)}
     with write_whole(path) as part:
         pq.write_table(data.replace_schema_metadata(metadata), part, compression="zstd", write_page_checksum=True)
 
@@ -55,13 +58,16 @@ def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     DamagedError : it is not what was written; the message names it.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        provenance = json.loads(table.schema.metadata[KEY])
+        data = pq.read_table(path, page_checksum_verification=True)
+        record, table = data.schema.metadata[KEY], data.to_pandas()
+        if data.schema.metadata[DIGEST] != _digest(table, record):
+            raise ValueError("its digest differs")
+        provenance = json.loads(record)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except Exception as error:  # whatever a damaged footer makes pyarrow or pandas raise
         raise DamagedError(f"{path} is damaged or no result of lmmem ({error}): delete it to measure again") from error
-    return table.to_pandas(), provenance
+    return table, provenance
 
 
 def measured(kind: str, settings: Mapping[str, Any], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -116,6 +122,12 @@ def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
         f"torch {values('torch')}, transformers {values('transformers')}; measured "
         f"{max(record['date'] for record in records)} in {seconds:.0f} s"
     )
+
+
+def _digest(table: pd.DataFrame, record: bytes) -> bytes:
+    values = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
+    head = json.dumps([[str(name), str(dtype)] for name, dtype in table.dtypes.items()]).encode()
+    return hashlib.sha256(head + b"\0" + record + b"\0" + values).hexdigest().encode()
 
 
 @functools.cache

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -52,6 +57,27 @@ def test_other_settings_are_measured_anew(other):
     assert len(calls) == 2
 
 
+def test_other_measuring_code_measures_anew(tmp_path):
+    package = tmp_path / "lmmem"
+    shutil.copytree(Path(results.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import pandas as pd; from lmmem import results\n"
+        "results.measured('kind', {}, lambda: print('measuring') or pd.DataFrame({'a': [1]}))\n"
+        "print(results.__file__)"
+    )
+
+    def run() -> list[str]:
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+
+    place = str(package / "results.py")
+    assert run() == ["measuring", place]
+    assert run() == [place]
+    with open(package / "decoding.py", "a") as file:
+        file.write("# another way to decode\n")
+    assert run() == ["measuring", place]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "foreign"])
 def test_damaged_table_is_refused_by_load_and_measured_again(own_cache, damage):
     calls, measure = counting()
@@ -72,6 +98,27 @@ def test_damaged_table_is_refused_by_load_and_measured_again(own_cache, damage):
     pd.testing.assert_frame_equal(results.measured("kind", {"model": "m"}, measure), TABLE)
     assert len(calls) == 2
     results.load(path)
+
+
+def test_any_flipped_bit_is_damage_or_harmless(tmp_path):
+    """Never another table, another provenance, or an error that `measured` cannot mend."""
+    path, written = tmp_path / "t.parquet", {"model": "pocket", "sigma": 0.01}
+    results.save(TABLE[:50], path, written)
+    data, wrong = path.read_bytes(), {}
+    for place in range(0, len(data), 3):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        try:
+            table, provenance = results.load(path)
+        except DamagedError:
+            continue
+        except Exception as error:
+            wrong[place] = repr(error)
+        else:
+            if not table.equals(TABLE[:50]) or provenance != written:
+                wrong[place] = f"{list(table)} {provenance}"
+    assert not wrong
 
 
 def test_missing_table_is_said_to_be_missing(tmp_path):
