@@ -282,8 +282,10 @@ def _doublings(x: ArrayLike) -> np.ndarray:
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    if np.ptp(x) == 0:  # before centring, whose rounding would leave a slope of noise
+        return 0.0
     x = x - x.mean()
-    return float(x @ y / (x @ x)) if x.any() else 0.0
+    return float(x @ y / (x @ x))
 
 
 def _log_odds_slope(x: np.ndarray, success: np.ndarray) -> float:
