@@ -56,8 +56,9 @@ def plot_curve(
     colors = sns.color_palette(PALETTE, len(groups)) if color is None else [color] * len(groups)
     marks = _positions(table[x], log_x)
     for number, ((name, group), shade) in enumerate(zip(groups, colors, strict=True)):
-        group = group.sort_values(x)
-        where = group[x] if marks is None else group[x].map(marks)
+        where = group[x] if marks is None else group[x].map(marks).astype(float)
+        order = where.sort_values(kind="stable").index
+        group, where = group.loc[order], where[order]
         if marks is not None and not join:  # side by side, so that no bar hides another
             where = where + DODGE * (number - (len(groups) - 1) / 2)
         ax.plot(
@@ -70,7 +71,7 @@ def plot_curve(
                 bars = [group[y] - group.low, group.high - group[y]]
                 ax.errorbar(where, group[y], yerr=bars, fmt="none", ecolor=shade, capsize=3)
     if marks is not None:
-        names = [value if isinstance(value, str) else f"{value:g}" for value in marks]
+        names = [f"{value:g}" if type(value) is float else str(value) for value in marks]
         ax.set_xticks(list(marks.values()), names)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
@@ -104,7 +105,7 @@ def plot_points(
 def _positions(values: pd.Series, log: bool) -> dict[str, float] | dict[float, float] | None:
     """Where each value stands, if not at itself: names in a row, numbers by log2 with a place for 0."""
     if values.dtype.kind not in "iuf":
-        return {str(name): float(place) for place, name in enumerate(dict.fromkeys(values))}
+        return {name: float(place) for place, name in enumerate(dict.fromkeys(values))}
     if not log:
         return None
     ordered = sorted({float(value) for value in values})

@@ -81,6 +81,18 @@ def test_names_stand_in_a_row_in_their_order():
     np.testing.assert_array_equal(ax.get_xticks(), [0, 1, 2])
 
 
+def test_line_through_names_follows_their_order():
+    table = pd.DataFrame({"method": ["z", "a", "m"], "estimate": [1.0, 2.0, 3.0]})
+    ax = plot_curve(table, "method")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 1], [1, 2], [2, 3]])
+
+
+def test_yes_and_no_stand_in_a_row():
+    ax = plot_curve(pd.DataFrame({"exposed": [False, True], "estimate": [5.0, 2.0]}), "exposed")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["False", "True"]
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 5], [1, 2]])
+
+
 def test_every_sequence_is_a_dot():
     ax = plot_points(TABLE, "m", "estimate", hue="study", order=["b", "a"])
     np.testing.assert_array_equal(np.asarray(ax.collections[0].get_offsets()), TABLE[["m", "estimate"]])
