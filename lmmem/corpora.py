@@ -54,13 +54,7 @@ class Corpus:
     def __getitem__(self, index: int | slice | ArrayLike) -> np.ndarray:
         if isinstance(index, slice):
             return np.asarray(self.rows[index]).astype(np.int64)
-        wanted = np.asarray(index)
-        if wanted.size == 0:
-            wanted = wanted.astype(np.int64)
-        if not np.issubdtype(wanted.dtype, np.integer):
-            raise TypeError(f"an index is a whole number, a slice, or an array of whole numbers; got {wanted.dtype}")
-        self._check(wanted)
-        return np.asarray(self.rows[wanted]).astype(np.int64)
+        return np.asarray(self.rows[self._checked(index)]).astype(np.int64)
 
     def at_step(self, step: int) -> np.ndarray:
         """The sequences that optimizer step `step` (0-based) trains on: (rows_per_step, w) int64."""
@@ -74,15 +68,20 @@ class Corpus:
         A model at a step at or above it is exposed to that row (which says nothing of other rows
         with the same tokens); held-out rows give a step after the last.
         """
-        wanted = np.asarray(index)
-        self._check(wanted)
+        wanted = self._checked(index)
         step = wanted // self.rows_per_step + 1
         return int(step) if wanted.ndim == 0 else step
 
-    def _check(self, index: np.ndarray) -> None:
-        if index.size and (index.min() < 0 or index.max() >= len(self)):
-            bad = index.min() if index.min() < 0 else index.max()
+    def _checked(self, index: ArrayLike) -> np.ndarray:
+        wanted = np.asarray(index)
+        if wanted.size == 0:
+            wanted = wanted.astype(np.int64)
+        if not np.issubdtype(wanted.dtype, np.integer):
+            raise TypeError(f"an index is a whole number, a slice, or an array of whole numbers; got {wanted.dtype}")
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            bad = wanted.min() if wanted.min() < 0 else wanted.max()
             raise IndexError(f"index {bad} is outside the corpus, which has rows 0 .. {len(self) - 1}")
+        return wanted
 
 
 def training_data(name: str, path: str | Path | None = None) -> Corpus:

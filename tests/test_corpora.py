@@ -49,6 +49,12 @@ def test_fractions_are_refused(counted):
         counted[[0.5]]
 
 
+@pytest.mark.parametrize("index", [0.5, [0.5], True])
+def test_exposure_step_of_what_is_no_row_number_is_refused(counted, index):
+    with pytest.raises(TypeError, match="whole number"):
+        counted.exposure_step(index)
+
+
 def test_rows_of_a_step_follow_one_another(counted):
     np.testing.assert_array_equal(np.concatenate([counted.at_step(s) for s in range(3)]), counted[:6])
     with pytest.raises(IndexError, match=r"steps 0 .. 2"):
@@ -116,6 +122,20 @@ def test_joined_pythia_file_is_read_row_by_row(tmp_path):
     assert corpus.rows_per_step == 1_024
     assert corpus.exposure_step(4) == 1
     assert corpus.canaries is None
+
+
+def test_pythia_row_starts_at_its_byte_and_each_step_trains_on_1024(tmp_path):
+    row_bytes = 2 * 2_049
+    with open(tmp_path / "document.bin", "wb") as file:  # zeros but for two tokens, so it takes no space
+        file.truncate(3 * 1_024 * row_bytes)
+        for offset in (1_024 * row_bytes, 2_048 * row_bytes - 2):  # first and last token of step 1
+            file.seek(offset)
+            file.write((50_000).to_bytes(2, "little"))
+    corpus = training_data("pythia1b", tmp_path / "document.bin")
+    np.testing.assert_array_equal(np.argwhere(corpus.at_step(1) == 50_000), [[0, 0], [1_023, 2_048]])
+    assert not corpus.at_step(0).any()
+    np.testing.assert_array_equal(corpus.exposure_step([0, 1_023, 1_024, 2_048]), [1, 1, 2, 3])
+    assert corpus.trained_rows == 143_000 * 1_024
 
 
 def test_truncated_pythia_file_is_refused(tmp_path):
