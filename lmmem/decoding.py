@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lmmem.protocol import CONTINUATION
+from lmmem.tokens import as_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -183,18 +184,9 @@ def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: C
 
 
 def _prompts(model: PreTrainedModel, prompts: ArrayLike, length: int) -> torch.Tensor:
-    tokens = np.asarray(prompts)
-    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.shape[1] < 1:
-        raise ValueError(f"prompts must be token ids (n, k), got {tokens.dtype} of shape {tokens.shape}")
-    vocabulary, context = model.config.vocab_size, model.config.max_position_embeddings
-    if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
-        raise ValueError(f"prompts hold ids {tokens.min()} .. {tokens.max()}; the vocabulary is 0 .. {vocabulary - 1}")
-    if length < 1 or tokens.shape[1] + length > context:
-        raise ValueError(
-            f"a prompt of {tokens.shape[1]} tokens and a continuation of {length} do not fit: "
-            f"the model's context is {context} tokens, and at least 1 is to be added"
-        )
-    return torch.as_tensor(tokens, dtype=torch.long, device=model.device)
+    if length < 1:
+        raise ValueError(f"a continuation has at least 1 token, got length {length}")
+    return as_tokens(model, prompts, more=length)
 
 
 def _end_of_text(model: PreTrainedModel) -> int:

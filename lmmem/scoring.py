@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from lmmem.tokens import as_tokens
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -32,18 +34,17 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
 
     Raises
     ------
-    ValueError : prompts and truth do not pair.
+    ValueError : prompts and truth do not pair, or the model cannot read them.
 
     >>> import lmmem
     >>> corpus = lmmem.training_data("pocket-mini")
     >>> cross_entropy(lmmem.load_model("pocket-mini"), *lmmem.split(corpus[:5])).shape
     (5,)
     """
-    prompts, truth = np.asarray(prompts), np.asarray(truth)
-    if prompts.ndim != 2 or truth.ndim != 2 or len(prompts) != len(truth):
-        raise ValueError(f"prompts {prompts.shape} and truth {truth.shape} must be (n, k) and (n, l)")
-    tokens = torch.as_tensor(np.concatenate([prompts, truth], axis=1), dtype=torch.long, device=model.device)
-    length = truth.shape[1]
+    prompts, truth = as_tokens(model, prompts), as_tokens(model, truth, "truth", more=np.shape(prompts)[-1] - 1)
+    if len(prompts) != len(truth):
+        raise ValueError(f"prompts {tuple(prompts.shape)} and truth {tuple(truth.shape)} must pair, row by row")
+    tokens, length = torch.cat([prompts, truth], dim=1), truth.shape[1]
     losses = []
     for batch in filter(len, tokens.split(BATCH)):
         logits = model(batch[:, :-1], logits_to_keep=length).logits  # (n, l, vocabulary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import lmmem
 from lmmem.decoding import greedy, sample
@@ -43,6 +44,33 @@ def test_greedy_is_the_argmax_of_the_whole_context(mini, prompts):
     np.testing.assert_array_equal(whole_logits(mini, prompts, said).argmax(-1), said)
 
 
+def test_greedy_equals_generate_with_the_shared_keys_of_amber_s_architecture():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    llama = LlamaForCausalLM(config).eval()
+    tokens = torch.arange(32).reshape(4, 8)
+    expected = llama.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        do_sample=False,
+        max_new_tokens=20,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[:, 8:].numpy()
+    assert len(np.unique(expected)) > 5
+    np.testing.assert_array_equal(greedy(llama, tokens.numpy(), 20), expected)
+    np.testing.assert_array_equal(sample(llama, tokens.numpy(), 1e-4, 2, seed=0, length=20), [expected, expected])
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_batch_size_changes_nothing(mini, prompts, batch_size):
     np.testing.assert_array_equal(greedy(mini, prompts, batch_size=batch_size), greedy(mini, prompts))
@@ -63,7 +91,18 @@ def test_end_of_text_can_be_banned(mini, prompts):
         head[0] = 10 * head[int(free[0, 0])]  # now the end-of-document token wins at once
     try:
         assert (greedy(mini, prompts)[:, 0] == 0).any()
-        assert not (greedy(mini, prompts, ban_end_of_text=True) == 0).any()
+        banned = greedy(mini, prompts, ban_end_of_text=True)
+        tokens = torch.as_tensor(prompts)
+        published = mini.generate(  # the switch that the paper's published code sets
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            min_new_tokens=LENGTH,
+            max_new_tokens=LENGTH,
+            pad_token_id=0,
+        )
+        np.testing.assert_array_equal(banned, published[:, prompts.shape[1] :])
+        assert not (banned == 0).any()
     finally:
         with torch.no_grad():
             head[0] = before
@@ -88,6 +127,16 @@ def test_first_sampled_token_follows_the_softmax(mini, prompts):
     counts = np.bincount(said, minlength=len(expected))
     error = np.sqrt(np.maximum(n * expected * (1 - expected), 1))
     assert (np.abs(counts - n * expected) < 5 * error).all()
+
+
+def test_uniforms_of_the_seed_pick_tokens_from_the_cumulative_distribution(mini, prompts):
+    said = sample(mini, prompts, 0.7, 50, seed=4, length=1)[..., 0]
+    uniforms = np.random.default_rng(4).random((len(prompts), 50, 1), dtype=np.float32)
+    with torch.inference_mode():
+        logits = mini(torch.as_tensor(prompts)).logits[:, -1].double()
+    cumulative = torch.softmax(logits / 0.7, -1).cumsum(-1).numpy()
+    expected = [np.searchsorted(row, u[:, 0], side="right") for row, u in zip(cumulative, uniforms, strict=True)]
+    np.testing.assert_array_equal(said.T, expected)
 
 
 def test_later_sampled_tokens_follow_the_softmax_of_their_own_past(mini, prompts):
@@ -141,7 +190,7 @@ def test_impossible_sampling_is_refused(mini, prompts, temperature, samples, mes
         (np.zeros((2, 0), int), "token ids"),
         (np.full((1, 32), 512), "the vocabulary is 0 .. 511"),
         (np.full((1, 32), -1), "the vocabulary is 0 .. 511"),
-        (np.zeros((1, 33), int), "the model's context is 96 tokens"),
+        (np.zeros((1, 33), int), "the model's context of 96"),
     ],
 )
 def test_bad_prompts_are_refused(mini, bad, message):

@@ -27,5 +27,21 @@ def test_no_sequences_give_no_losses(mini):
 
 
 def test_prompts_and_truth_must_pair(mini):
-    with pytest.raises(ValueError, match=r"must be \(n, k\) and \(n, l\)"):
+    with pytest.raises(ValueError, match="must pair"):
         lmmem.cross_entropy(mini, np.zeros((2, 32), int), np.zeros((3, 64), int))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "truth"),
+    [
+        (np.full((1, 32), 0.5), np.ones((1, 64), int)),
+        (np.full((1, 32), 512), np.ones((1, 64), int)),
+        (np.ones((1, 32), int), np.append(np.ones(63, int), -100)[None]),
+        (np.ones((1, 32), int), np.ones((1, 66), int)),
+        (np.ones((1, 32), int), np.ones((1, 0), int)),
+    ],
+    ids=["fractions", "outside the vocabulary", "torch's ignored index", "past the context", "no tokens"],
+)
+def test_what_the_model_cannot_score_is_refused(mini, prompt, truth):
+    with pytest.raises(ValueError):
+        lmmem.cross_entropy(mini, prompt, truth)
