@@ -82,6 +82,20 @@ def test_matched_prefix_stops_at_the_first_difference():
     np.testing.assert_array_equal(matched_prefix([[1, 9, 3], [9, 2, 3]], [[1, 2, 3], [1, 2, 3]]), [1, 0])
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 1), min_size=5, max_size=5), st.integers(0, 31)), min_size=1))
+def test_matched_prefix_equals_a_loop(pairs):
+    a = np.array([row for row, _ in pairs])
+    b = np.array([[number >> bit & 1 for bit in range(5)] for _, number in pairs])
+    expected = []
+    for x, y in zip(a, b, strict=True):
+        length = 0
+        while length < 5 and x[length] == y[length]:
+            length += 1
+        expected.append(length)
+    np.testing.assert_array_equal(matched_prefix(a, b), expected)
+
+
 def test_matched_prefix_of_rows_of_two_lengths_is_refused():
     with pytest.raises(ValueError, match="must have one shape"):
         matched_prefix([[1, 2]], [[1, 2, 3]])

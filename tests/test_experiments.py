@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import lmmem
 from lmmem import experiments
 from lmmem.corpora import Corpus
+from lmmem.storage import cache_folder
 
 NAME = "pocket-mini"
 INDEX = [5, 900, 3]  # not sorted, on purpose
@@ -60,6 +63,37 @@ def test_more_draws_keep_the_first_ones(mini_corpus):
     pd.testing.assert_frame_equal(few, more[more.draw < 12].reset_index(drop=True))
 
 
+def test_interrupted_draws_go_on_from_the_last_whole_part(mini_corpus):
+    settings = {"index": INDEX, "sigma": 0.05, "draws": 20, "seed": 8}
+    folder = cache_folder() / "results" / "perturbation"
+    before = set(folder.glob("*.parquet"))
+    whole = experiments.perturbation_table(NAME, mini_corpus, **settings)
+    first, second = sorted(set(folder.glob("*.parquet")) - before, key=lambda path: path.stat().st_mtime_ns)
+    kept = first.stat().st_mtime_ns
+    second.write_bytes(second.read_bytes()[:100])
+    pd.testing.assert_frame_equal(experiments.perturbation_table(NAME, mini_corpus, **settings), whole)
+    assert first.stat().st_mtime_ns == kept
+    assert second.stat().st_size > 100
+
+
+def test_other_tokens_under_one_index_are_measured_apart(mini_corpus):
+    ours = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    turned = dataclasses.replace(mini_corpus, rows=np.asarray(mini_corpus.rows)[::-1])
+    theirs = experiments.greedy_table(NAME, turned, INDEX)
+    assert (ours.cross_entropy != theirs.cross_entropy).all()
+
+
+def test_no_sequences_give_an_empty_table(mini_corpus):
+    table = experiments.greedy_table(NAME, mini_corpus, [])
+    assert len(table) == 0
+    assert list(table.columns) == list(experiments.greedy_table(NAME, mini_corpus, INDEX).columns)
+
+
+def test_sequence_outside_the_corpus_is_refused(mini_corpus):
+    with pytest.raises(IndexError, match="outside the corpus"):
+        experiments.greedy_table(NAME, mini_corpus, [len(mini_corpus)])
+
+
 def test_default_sigma_is_the_model_s(mini_corpus):
     table = experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=1)
     assert set(table.sigma) == {lmmem.MODELS[NAME].sigma}
@@ -67,7 +101,15 @@ def test_default_sigma_is_the_model_s(mini_corpus):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"draws": 0}, "draws must be at least 1"), ({"sigma": -0.1}, "sigma must be 0 or more"), ({"seed": -1}, "seed")],
+    [
+        ({"draws": 0}, "draws must be at least 1"),
+        ({"sigma": -0.1}, "sigma must be 0 or more"),
+        ({"sigma": float("nan")}, "sigma must be 0 or more"),
+        ({"seed": -1}, "seed"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"step": 7}, "nearest: 6 and 12"),
+    ],
 )
 def test_impossible_perturbations_are_refused(mini_corpus, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -43,6 +43,8 @@ def test_unknown_model_names_the_nearest():
         lmmem.load_model("pythia1")
     with pytest.raises(ValueError, match=r"unknown model 'zzz'\. Known: pocket"):
         resolve_step("zzz")
+    with pytest.raises(ValueError, match="unknown model 'pocet'; did you mean 'pocket'"):
+        load_tokenizer("pocet")
 
 
 def test_no_step_is_the_last_one():
@@ -78,7 +80,13 @@ def test_model_is_ready_to_be_measured(mini):
     assert not mini.training
     assert mini.dtype == torch.float32
     assert sum(p.numel() for p in mini.parameters()) == pytest.approx(0.2e6, rel=0.2)
-    assert load_model(NAME, dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_those_of_the_default_in_the_dtype_asked_for(mini, dtype):
+    model = load_model(NAME, dtype=dtype)
+    for ours, theirs in zip(model.parameters(), mini.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(getattr(torch, dtype)))
 
 
 def test_steps_are_different_weights(mini):

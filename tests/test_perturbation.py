@@ -67,6 +67,26 @@ def test_noise_is_gaussian_with_the_given_deviation():
     assert abs((np.abs(noise) < 1).mean() - 0.6827) < 5 * np.sqrt(0.22 / n)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_noise_in_half_precision_is_that_of_float32_rounded_once(dtype):
+    exact = torch.nn.Linear(50, 50).to(dtype).float()  # weights that both dtypes can hold
+    half = torch.nn.Linear(50, 50).to(dtype)
+    half.load_state_dict(exact.state_dict())
+    with perturbed(exact, 0.01, seed=0, draw=3), perturbed(half, 0.01, seed=0, draw=3):
+        assert torch.equal(half.weight, exact.weight.to(dtype))
+
+
+def test_noise_within_noise_comes_off_in_order():
+    model = small()
+    clean = bits(model)
+    with perturbed(model, 0.1, seed=0, draw=0):
+        once = bits(model)
+        with perturbed(model, 0.1, seed=0, draw=1):
+            assert bits(model) not in (clean, once)
+        assert bits(model) == once
+    assert bits(model) == clean
+
+
 def noise_of(seed: int, draw: int) -> torch.Tensor:
     layer = torch.nn.Linear(8, 8, bias=False)
     with torch.no_grad():

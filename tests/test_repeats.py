@@ -43,6 +43,14 @@ def test_query_among_the_rows_counts_itself():
     np.testing.assert_array_equal(count_repeats(rows[:2], rows, 10), [1, 1])
 
 
+def test_windows_of_one_hash_are_told_apart_by_their_tokens():
+    """The Thue-Morse word and its complement collide in every polynomial hash modulo 2**64 of an odd base."""
+    word = np.array([number.bit_count() % 2 for number in range(1_024)])
+    hashes = repeats._window_hashes(np.stack([word, 1 - word]), 1_024, base=12_345)
+    assert hashes[0] == hashes[1]
+    np.testing.assert_array_equal(count_repeats([word], [1 - word, word, 1 - word], 1_024), [1])
+
+
 @pytest.mark.parametrize("n", [0, 4])
 def test_run_that_does_not_fit_is_refused(n):
     with pytest.raises(ValueError, match="1 <= n <= 3 here"):

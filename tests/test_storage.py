@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,45 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (leftover / "half").write_text("half")
     write(tmp_path / "folder")
     assert not leftover.exists()
+
+
+def test_killed_writer_leaves_the_old_folder_whole(tmp_path):
+    write(tmp_path / "folder", "old")
+    code = (
+        "import os, pathlib, sys; from lmmem.storage import folder_being_written\n"
+        "with folder_being_written(pathlib.Path(sys.argv[1])) as part:\n"
+        "    (part / 'half').write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "folder")])
+    assert done.returncode == -signal.SIGKILL
+    storage.check_folder(tmp_path / "folder")
+    assert len(list(tmp_path.iterdir())) == 2
+    write(tmp_path / "folder", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_killed_writer_leaves_the_old_file_whole(tmp_path):
+    (tmp_path / "file").write_text("old")
+    code = (
+        "import os, pathlib, sys; from lmmem.storage import write_whole\n"
+        "with write_whole(pathlib.Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")])
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_any_flipped_bit_of_the_checksums_is_found(tmp_path):
+    write(tmp_path / "folder")
+    sums = tmp_path / "folder" / "checksums.json"
+    data = sums.read_bytes()
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        sums.write_bytes(flipped)
+        with pytest.raises(storage.DamagedError):
+            storage.check_folder(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("damage", ["change", "truncate", "remove", "no checksums"])
