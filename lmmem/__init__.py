@@ -12,6 +12,7 @@ from typing import Any
 
 # Where each public name lives. Loaded on first use, so that `import lmmem` costs nothing.
 _HOME = {
+    "Corpus": "corpora",
     "MODELS": "models",
     "count_repeats": "repeats",
     "cross_entropy": "scoring",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +14,21 @@ from numpy.typing import ArrayLike
 
 from lmmem.models import MODELS
 from lmmem.pocket.recipe import RECIPES
+from lmmem.row_store import RowStore
+from lmmem.rows import ChunkedRows, FixedRows, JsonLines, LocalFile, Source, read_megatron
+from lmmem.storage import cache_folder
+
+if TYPE_CHECKING:
+    from lmmem.hub import HubFile
 
 __all__ = ["Corpus", "training_data"]
 
-PYTHIA_ROW_TOKENS = 2_049  # pythia/README, "Exploring the Dataset": uint16 rows of 2,049 tokens
+ROW_TOKENS = 2_049  # of Pythia and of Amber: a context of 2,048 and the token after it
 PYTHIA_ROWS_PER_STEP = 1_024  # Biderman et al. 2023, batch size in sequences
+PYTHIA_STEPS = 143_000
+PYTHIA_VOCABULARY = 50_304  # as padded: no token of a row is above it
+AMBER_CHUNKS = 360
+AMBER_STRIDE = 10_000_000  # row numbers set aside for each of its chunks, which have about 1.7 million lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +40,10 @@ class Corpus:
 
     Attributes
     ----------
-    rows : (n, w) integers, usually memory-mapped.
+    rows : (n, w) integers: an array, a memory map, or what :mod:`lmmem.rows` gives.
     rows_per_step : sequences per optimizer step.
     steps : optimizer steps of the whole training.
+    exposure_lag : steps from the one that trains on a row to the first weights that know it.
     canaries : for an organism, one line a canary: canary, block, group, presentations,
         z_complexity, index (of its first presentation, or where it lies held out),
         exposure_step (NA if unexposed); else None.
@@ -37,9 +51,10 @@ class Corpus:
         that have been trained on it), index; else None.
     """
 
-    rows: np.ndarray
+    rows: Any
     rows_per_step: int
     steps: int
+    exposure_lag: int = 1
     canaries: pd.DataFrame | None = None
     presented: pd.DataFrame | None = None
 
@@ -60,16 +75,22 @@ class Corpus:
         """The sequences that optimizer step `step` (0-based) trains on: (rows_per_step, w) int64."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is outside training, which has steps 0 .. {self.steps - 1}")
-        return self[step * self.rows_per_step : (step + 1) * self.rows_per_step]
+        first, last = step * self.rows_per_step, (step + 1) * self.rows_per_step
+        if last > len(self):
+            raise IndexError(
+                f"step {step} trains on rows {first} .. {last - 1}, and the order that is published ends at row "
+                f"{len(self) - 1}: what came after it, in a second epoch, is not known here"
+            )
+        return self[first:last]
 
     def exposure_step(self, index: int | ArrayLike) -> int | np.ndarray:
-        """The first step whose weights have been trained on row `index`: ``index // rows_per_step + 1``.
+        """The first step whose weights have been trained on row `index`: ``index // rows_per_step + lag``.
 
         A model at a step at or above it is exposed to that row (which says nothing of other rows
         with the same tokens); held-out rows give a step after the last.
         """
         wanted = self._checked(index)
-        step = wanted // self.rows_per_step + 1
+        step = wanted // self.rows_per_step + self.exposure_lag
         return int(step) if wanted.ndim == 0 else step
 
     def _checked(self, index: ArrayLike) -> np.ndarray:
@@ -87,15 +108,25 @@ class Corpus:
 def training_data(name: str, path: str | Path | None = None) -> Corpus:
     """The training data of a model, in training order.
 
+    With nothing downloaded before: rows of Pythia and Amber are fetched from the Hub as they are
+    asked for, by the kilobyte, and kept.
+
     Parameters
     ----------
     name : a key of ``MODELS``.
-    path : for Pythia, the joined file of the pre-shuffled Pile; organisms need none.
+    path : a copy on this machine instead. For Pythia the joined file, a folder of its shards, an
+        ``.npy`` file, or Megatron's ``.bin`` with its ``.idx``; for Amber a folder of ``train_*.jsonl``.
+
+    Returns
+    -------
+    Row i of Pythia is ``corpus[i]``; line i of Amber's chunk c is ``corpus[10_000_000 * c + i]``.
 
     Raises
     ------
-    ValueError : unknown model, or a model whose order this version cannot read.
-    FileNotFoundError : the data are missing; the message says what to fetch and how large it is.
+    ValueError : unknown model, a model whose training order is not published, or files that do not
+        hold such rows.
+    FileNotFoundError : there is nothing at `path`.
+    PermissionError, ConnectionError : as for :func:`lmmem.hub.listing`.
 
     >>> corpus = training_data("pocket-mini")
     >>> corpus[[7, 3]].shape
@@ -103,20 +134,110 @@ def training_data(name: str, path: str | Path | None = None) -> Corpus:
     """
     info = MODELS[name]
     if name in RECIPES:
+        if path is not None:
+            raise ValueError(f"the training data of {name} are made on this machine: leave path out, got {path}")
         return _organism(name)
-    if info.hub_id is None or not info.hub_id.startswith("EleutherAI/pythia"):
-        raise ValueError(f"this version cannot read the training data of {name!r} in order; try 'pocket' or 'pythia1b'")
-    if path is None or not Path(path).is_file():
-        raise FileNotFoundError(
-            f"the training data of {name} are not at {path}: join the 21 shards of the Hub data set "
-            "EleutherAI/pile-standard-pythia-preshuffled (600 GB) into one file and give its path"
+    path = None if path is None else Path(path)
+    if path is not None and not path.exists():
+        raise FileNotFoundError(f"there is nothing at {path}; without a path, rows are fetched as they are asked for")
+    if name == "amber7b":
+        rows: Any = ChunkedRows(_amber_chunks(str(info.order), path), AMBER_CHUNKS, AMBER_STRIDE, ROW_TOKENS)
+        return Corpus(rows, AMBER_STRIDE, AMBER_CHUNKS, exposure_lag=0)
+    if not name.startswith("pythia") or (info.order is None and path is None):
+        raise ValueError(
+            f"the training data of {name!r} in order are not known here: give them as an array, "
+            "lmmem.Corpus(rows, rows_per_step, steps)" + (", or as a path" if name.startswith("pythia") else "")
         )
-    size = Path(path).stat().st_size
-    n, rest = divmod(size, 2 * PYTHIA_ROW_TOKENS)
-    if rest:
-        raise ValueError(f"{path} holds {size} bytes, no multiple of a row's {2 * PYTHIA_ROW_TOKENS}: it is not whole")
-    rows = np.memmap(path, dtype=np.uint16, mode="r", shape=(n, PYTHIA_ROW_TOKENS))
-    return Corpus(rows, PYTHIA_ROWS_PER_STEP, steps=info.steps[-1])
+    rows = _local_rows(path) if path is not None else _preshuffled(str(info.order))
+    return Corpus(rows, PYTHIA_ROWS_PER_STEP, PYTHIA_STEPS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Remote:
+    """A file on the Hub as :mod:`lmmem.rows` reads it."""
+
+    file: HubFile
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    def read(self, start: int, stop: int) -> bytes:
+        from lmmem.hub import read_range
+
+        return read_range(self.file, start, stop)
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+
+def _preshuffled(repo: str) -> FixedRows:
+    """The pre-shuffled Pile on the Hub: shards without a header, of sizes that cut through rows."""
+    from lmmem.hub import listing
+
+    listed = listing(repo, repo_type="dataset")
+    shards = _in_order(sorted(path for path in listed.files if path.endswith(".bin")), f"{repo}@{listed.commit[:12]}")
+    files = [listed.files[path] for path in shards]
+    return FixedRows([_Remote(file) for file in files], ROW_TOKENS, PYTHIA_VOCABULARY, _store(*files))
+
+
+def _local_rows(path: Path) -> Any:
+    if path.is_dir():
+        shards = _in_order(sorted(str(shard) for shard in path.glob("*.bin")), str(path))
+        return FixedRows([LocalFile(Path(shard)) for shard in shards], ROW_TOKENS, PYTHIA_VOCABULARY)
+    if path.suffix == ".npy":
+        return _checked_rows(np.load(path, mmap_mode="r"), path)
+    if path.suffix == ".bin" and path.with_suffix(".idx").exists():
+        return _checked_rows(read_megatron(path), path)
+    return FixedRows([LocalFile(path)], ROW_TOKENS, PYTHIA_VOCABULARY)
+
+
+def _checked_rows(rows: np.ndarray, path: Path) -> np.ndarray:
+    if rows.ndim != 2 or rows.shape[1] != ROW_TOKENS or rows.dtype.kind not in "iu":
+        raise ValueError(f"{path} holds {rows.dtype} of shape {rows.shape}, not rows of {ROW_TOKENS} token ids")
+    return rows
+
+
+def _in_order(paths: list[str], where: str) -> list[str]:
+    """Shards, if none is missing: ``document-00000-of-00020.bin`` .. ``document-00020-of-00020.bin``."""
+    found = [re.search(r"-(\d+)-of-(\d+)\.bin$", path) for path in paths]
+    places = [(int(match[1]), int(match[2])) for match in found if match]
+    whole = [place for place, _ in places] == list(range(len(paths))) and len({of for _, of in places}) == 1
+    if not places or not whole or places[-1][0] < places[-1][1] - 1:
+        raise ValueError(
+            f"{where} does not hold every shard document-00000-of-N.bin .. of the pre-shuffled Pile: "
+            f"found {', '.join(Path(path).name for path in paths) or 'none'}"
+        )
+    return paths
+
+
+def _amber_chunks(repo: str, folder: Path | None) -> Any:
+    """Opens a chunk of Amber's training data by its number."""
+
+    def open_chunk(chunk: int) -> JsonLines:
+        name = f"train_{chunk:03d}.jsonl"
+        if folder is not None:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} has no {name}")
+            return JsonLines(LocalFile(folder / name), ROW_TOKENS)
+        from lmmem.hub import listing
+
+        listed = listing(repo, repo_type="dataset")
+        if f"train/{name}" not in listed.files:
+            raise ValueError(f"{repo}@{listed.commit[:12]} has no train/{name}")
+        file = listed.files[f"train/{name}"]
+        store = _store(file)
+        source: Source = _Remote(file)
+        return JsonLines(source, ROW_TOKENS, store.folder / "line_ends", store)
+
+    return open_chunk
+
+
+def _store(*files: HubFile) -> RowStore:
+    """Where the rows of these very contents are kept: other contents have another folder."""
+    contents = "\n".join(f"{file.path} {file.size} {file.etag}" for file in files)
+    name = f"{files[0].repo.replace('/', '--')}-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
+    return RowStore(cache_folder() / "rows" / name, ROW_TOKENS)
 
 
 def _organism(name: str) -> Corpus:
@@ -132,4 +253,4 @@ def _organism(name: str) -> Corpus:
     canaries["exposure_step"] = (
         first["step"].astype("Int64").mask(first["index"] >= recipe.steps * recipe.rows_per_step)
     )
-    return Corpus(rows, recipe.rows_per_step, recipe.steps, canaries, presented)
+    return Corpus(rows, recipe.rows_per_step, recipe.steps, canaries=canaries, presented=presented)

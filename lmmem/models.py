@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import html
+import numbers
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lmmem.pocket.recipe import RECIPES
 from lmmem.protocol import SIGMA
-from lmmem.storage import recorded_sha256
+from lmmem.storage import recorded_sha256, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,9 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "MODELS", "ModelInfo", "load_model", "load_tokenizer", "resolve_step", "weights_id"]
 
 DTYPES = ("float32", "bfloat16", "float16")
+UNNUMBERED = -1  # the step of a model whose checkpoints have no numbers
 
 # Pythia README, "Checkpoints": 154 revisions, log-spaced and then every thousand steps.
 PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1_000, 144_000, 1_000))
+# The same, "Changelog": the first release, now "v0", had 143 evenly spaced ones.
+PYTHIA_V0_STEPS = PYTHIA_STEPS[11:]
 # LLM360/Amber on the Hugging Face Hub: branches ckpt_000 .. ckpt_358; main is ckpt_359.
 AMBER_STEPS = tuple(range(360))
 
@@ -37,13 +44,18 @@ class ModelInfo:
     ----------
     name : short name.
     parameters : number of weights, in words.
-    steps : training steps with a checkpoint, ascending; the last is the default.
+    steps : training steps with a checkpoint, ascending; the last is the default. Empty if its
+        checkpoints have no numbers: there is one, and its step is recorded as -1.
     training_data : what it was trained on.
     dtype : the default for measurement.
     sigma : the default perturbation, in absolute weight units.
     source : where these facts and the weights come from.
-    hub_id : repository on the Hugging Face Hub, or None for an organism trained here.
-    revision : the repository's branch for a step, a format string, or None.
+    place : repository on the Hugging Face Hub, or a folder; None for an organism trained here.
+    revision : the repository's branch for a step, a format string with ``{step}``.
+    order : data set on the Hub that holds its training data in training order, or None.
+    epochs : times it met its training data.
+    licence : of the weights.
+    caveats : what to know before measuring it.
     """
 
     name: str
@@ -53,29 +65,43 @@ class ModelInfo:
     dtype: str
     sigma: float
     source: str
-    hub_id: str | None = None
-    revision: str | None = None
+    place: str | None = None
+    revision: str = "main"
+    order: str | None = None
+    epochs: float | None = None
+    licence: str | None = None
+    caveats: str = ""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES or not self.steps:
-            raise ValueError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, and steps not empty")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"{self.name}: steps must ascend")
 
 
 class _Registry(Mapping[str, ModelInfo]):
-    """The models known by name; prints as a table."""
+    """The models known by name; prints as a table. Runs that differ in their seed alone share a line."""
 
-    columns = ("name", "parameters", "steps", "training_data", "dtype", "source")
+    columns = ("name", "parameters", "steps", "training_data", "epochs", "dtype", "licence", "source", "caveats")
 
     def __init__(self, models: list[ModelInfo]) -> None:
         self._models = {model.name: model for model in models}
 
     def __getitem__(self, name: str) -> ModelInfo:
-        try:
+        """A model by its short name, or any other by its id on the Hub or its folder.
+
+        Raises
+        ------
+        ValueError : the name is neither; the message names the nearest.
+        """
+        if name in self._models:
             return self._models[name]
-        except KeyError:
-            near = difflib.get_close_matches(str(name), self._models, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ValueError(f"unknown model {name!r}{hint} Known: {', '.join(self._models)}") from None
+        if isinstance(name, str) and ("/" in name or Path(name).is_dir()):
+            return _unregistered(name)
+        near = difflib.get_close_matches(str(name), self._models, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        known = ", ".join(line[0] for line in self._cells()[1:])
+        raise ValueError(f"unknown model {name!r}{hint} Known: {known}; or an id on the Hub, owner/name, or a folder")
 
     def __contains__(self, name: object) -> bool:
         return name in self._models
@@ -86,11 +112,36 @@ class _Registry(Mapping[str, ModelInfo]):
     def __len__(self) -> int:
         return len(self._models)
 
+    def register(self, model: ModelInfo) -> None:
+        """Add a model of one's own.
+
+        Raises
+        ------
+        ValueError : the name is taken.
+
+        >>> from lmmem import MODELS
+        >>> from lmmem.models import ModelInfo
+        >>> MODELS.register(
+        ...     ModelInfo("mine", "10 M", (100, 200), "my text", "float32", 2e-3, "me", "my/repo", "step{step}")
+        ... )
+        >>> MODELS["mine"].steps
+        (100, 200)
+        """
+        if model.name in self._models:
+            raise ValueError(f"there is a model {model.name!r} already: choose another name")
+        self._models[model.name] = model
+
     def _cells(self) -> list[tuple[str, ...]]:
         lines: list[tuple[str, ...]] = [self.columns]
+        runs: dict[str, list[ModelInfo]] = {}
         for model in self._models.values():
-            steps = f"{len(model.steps)}: {model.steps[0]} .. {model.steps[-1]}"
-            lines.append((model.name, model.parameters, steps, model.training_data, model.dtype, model.source))
+            runs.setdefault(re.sub(r"-seed\d+$", "-seed", model.name), []).append(model)
+        for first, *others in runs.values():
+            name = f"{first.name} .. {others[-1].name.rpartition('seed')[2]}" if others else first.name
+            steps = f"{len(first.steps)}: {first.steps[0]} .. {first.steps[-1]}" if first.steps else "1"
+            epochs = "" if first.epochs is None else f"{first.epochs:g}"
+            facts = (first.dtype, first.licence or "", first.source, first.caveats)
+            lines.append((name, first.parameters, steps, first.training_data, epochs, *facts))
         return lines
 
     def __repr__(self) -> str:
@@ -99,10 +150,23 @@ class _Registry(Mapping[str, ModelInfo]):
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
 
     def _repr_html_(self) -> str:
-        head, *body = self._cells()
+        head, *body = ([html.escape(cell) for cell in line] for line in self._cells())
         rows = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in body]
         titles = "".join(f"<th>{title}</th>" for title in head)
         return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _unregistered(name: str) -> ModelInfo:
+    return ModelInfo(
+        name=name,
+        parameters="",
+        steps=(),
+        training_data="not known: give it as an array, lmmem.Corpus(rows, rows_per_step, steps)",
+        dtype="float32",
+        sigma=SIGMA,
+        source=name,
+        place=name,
+    )
 
 
 def _organism(name: str, parameters: str) -> ModelInfo:
@@ -118,31 +182,69 @@ def _organism(name: str, parameters: str) -> ModelInfo:
     )
 
 
+PADDED = "50,304 logits, padded from 50,277 tokens"
+RELABELLED = "4 M tokens a step in training, its steps relabelled as if 2 M"
+DEDUPED_ORDER = "EleutherAI/pile-deduped-pythia-preshuffled"
+STANDARD_ORDER = "EleutherAI/pile-standard-pythia-preshuffled"
+
+
+def _pythia(size: str, suffix: str = "") -> ModelInfo:
+    """One model of the suite: `suffix` is "", "-deduped", "-v0", "-deduped-v0" or "-seed3" and the like."""
+    deduped, v0, seed = "deduped" in suffix, "v0" in suffix, "seed" in suffix
+    data = "the deduplicated Pile, pre-shuffled" if deduped else "the Pile, pre-shuffled"
+    order: str | None = DEDUPED_ORDER if deduped else STANDARD_ORDER
+    caveats = [PADDED]
+    if v0 and size in ("160m", "410m", "1.4b"):
+        caveats.append(RELABELLED)
+    if seed:
+        order = None
+        data = "the Pile" if "weight" in suffix else "the Pile, in an order of its own"
+        caveats.append("its training order cannot be read here")
+    return ModelInfo(
+        name=f"pythia{size}{suffix}",
+        parameters=f"{size[:-1]} {size[-1].upper()}",
+        steps=PYTHIA_V0_STEPS if v0 else PYTHIA_STEPS,
+        training_data=data,
+        dtype="float16",
+        sigma=SIGMA,
+        source=f"EleutherAI/pythia-{size}{suffix}; " + ("van der Wal et al. 2025" if seed else "Biderman et al. 2023"),
+        place=f"EleutherAI/pythia-{size}{suffix}",
+        revision="step{step}",
+        order=order,
+        epochs=1.5 if deduped else 1.0,
+        licence="Apache-2.0",
+        caveats="; ".join(caveats),
+    )
+
+
+# Pythia README, "Models"; PolyPythias, the cards of EleutherAI/pythia-14m-seed1 and its like.
+SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+SEEDED = SIZES[:5]
+
 MODELS = _Registry(
     [
         _organism("pocket", "2.6 M"),
         _organism("pocket-mini", "0.2 M"),
-        ModelInfo(
-            name="pythia1b",
-            parameters="1.0 B",
-            steps=PYTHIA_STEPS,
-            training_data="the Pile in its pre-shuffled order, just under one epoch",
-            dtype="float16",
-            sigma=SIGMA,
-            source="EleutherAI/pythia-1b; Biderman et al. 2023",
-            hub_id="EleutherAI/pythia-1b",
-            revision="step{step}",
-        ),
+        *(_pythia(size) for size in SIZES),
+        *(_pythia(size, "-deduped") for size in SIZES[2:]),
+        *(_pythia(size, "-v0") for size in SIZES[2:]),
+        *(_pythia(size, "-deduped-v0") for size in SIZES[2:]),
+        *(_pythia(size, f"-seed{seed}") for size in SEEDED for seed in range(1, 10)),
+        *(_pythia("160m", f"-{kind}-seed{seed}") for kind in ("data", "weight") for seed in range(1, 4)),
         ModelInfo(
             name="amber7b",
             parameters="6.7 B",
             steps=AMBER_STEPS,
-            training_data="AmberDatasets, 360 chunks in order, one epoch",
+            training_data="AmberDatasets, 360 chunks in order",
             dtype="float16",
             sigma=SIGMA,
             source="LLM360/Amber; Liu et al. 2023",
-            hub_id="LLM360/Amber",
+            place="LLM360/Amber",
             revision="ckpt_{step:03d}",
+            order="LLM360/AmberDatasets",
+            epochs=1.0,
+            licence="Apache-2.0",
+            caveats="steps number checkpoints, one a chunk; trained in bfloat16, measured in float16 as by the paper",
         ),
     ]
 )
@@ -159,11 +261,18 @@ def resolve_step(name: str, step: int | None = None) -> int:
     143000
     """
     steps = MODELS[name].steps
+    if not steps:
+        if step not in (None, UNNUMBERED):
+            raise ValueError(
+                f"{name} is not in the registry, so its steps are not known; load its one model with step=None, "
+                "or name its steps with lmmem.MODELS.register"
+            )
+        return UNNUMBERED
     if step is None:
         return steps[-1]
-    if isinstance(step, bool) or step not in steps:
-        if not isinstance(step, int) or isinstance(step, bool):
-            raise ValueError(f"step must be a whole number or None, got {step!r}")
+    if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+        raise ValueError(f"step must be a whole number or None, got {step!r}")
+    if step not in steps:
         near = sorted(sorted(steps, key=lambda s: abs(s - step))[:2])
         raise ValueError(
             f"{name} has no checkpoint of step {step}; nearest: {' and '.join(map(str, near))} "
@@ -179,7 +288,7 @@ def load_model(
 
     Parameters
     ----------
-    name : a key of ``MODELS``.
+    name : a key of ``MODELS``, an id on the Hub ("owner/name"), or a folder.
     step : optimizer steps the weights have taken (Amber: checkpoint number); None is the last.
     dtype : "float32", "bfloat16" or "float16"; None is the model's entry in ``MODELS``.
     device : as torch names it; None is "cuda" where torch sees one, else "cpu".
@@ -187,11 +296,13 @@ def load_model(
     Returns
     -------
     The model. `pocket` is trained first, in minutes, if this has not been done; others are
-    fetched from the Hugging Face Hub.
+    fetched from the Hugging Face Hub, and read straight to the device in that dtype. No code
+    that comes with a model is ever run.
 
     Raises
     ------
     ValueError : unknown model, step, dtype or device; the message names what is valid.
+    PermissionError, ConnectionError : as for :func:`lmmem.hub.listing`.
 
     >>> model = load_model("pocket-mini", step=60)
     >>> model.config.max_position_embeddings
@@ -208,9 +319,17 @@ def load_model(
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    place, revision = _location(name, step)
-    model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=getattr(torch, dtype))
-    return model.to(where).eval()  # type: ignore[arg-type]  # transformers wraps torch's `to` wrongly
+    found = _located(name, step)
+    model = AutoModelForCausalLM.from_pretrained(
+        found.place,
+        revision=found.commit,
+        dtype=getattr(torch, dtype),
+        device_map={"": where},
+        use_safetensors=found.safetensors,
+        weights_only=True,
+        trust_remote_code=False,
+    )
+    return model.eval()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -229,15 +348,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         from lmmem.pocket.training import tokenizer_of
 
         return tokenizer_of(name)
-    return AutoTokenizer.from_pretrained(MODELS[name].hub_id)
+    found = _located(name, resolve_step(name))
+    return AutoTokenizer.from_pretrained(found.place, revision=found.commit, trust_remote_code=False)
 
 
 def weights_id(name: str, step: int) -> str:
-    """What tells these weights from any others: a file's SHA-256, or repository and revision."""
-    place, revision = _location(name, step)
-    if isinstance(place, Path):
-        return recorded_sha256(place / "model.safetensors")
-    return f"{place}@{revision}"
+    """What tells these weights from any others: the SHA-256 of their file, or repository and commit."""
+    return _located(name, step).identity
 
 
 def _dtype(name: str, dtype: str | None) -> str:
@@ -248,12 +365,30 @@ def _dtype(name: str, dtype: str | None) -> str:
     return dtype
 
 
-def _location(name: str, step: int) -> tuple[str | Path, str]:
-    """Folder or repository of the weights, and the revision in it."""
+class _Located(NamedTuple):
+    place: str  # folder or repository
+    commit: str
+    safetensors: bool
+    identity: str
+
+
+def _located(name: str, step: int) -> _Located:
+    """Where the weights are, pinned to a commit."""
     info = MODELS[name]
-    if info.hub_id is None:
+    if info.place is None:
         from lmmem.pocket.training import checkpoint_folder
 
-        return checkpoint_folder(name, step), "main"
-    revision = "main" if name == "amber7b" and step == AMBER_STEPS[-1] else str(info.revision).format(step=step)
-    return info.hub_id, revision
+        folder = checkpoint_folder(name, step)
+        return _Located(str(folder), "main", True, recorded_sha256(folder / "model.safetensors"))
+    if Path(info.place).is_dir():
+        weights = sorted(Path(info.place).glob("*.safetensors")) or sorted(Path(info.place).glob("*.bin"))
+        if not weights:
+            raise ValueError(f"the folder {info.place} holds no model: it has no .safetensors and no .bin")
+        digest = hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
+        return _Located(info.place, "main", weights[0].suffix == ".safetensors", digest)
+    from lmmem.hub import listing
+
+    revision = "main" if name == "amber7b" and step == AMBER_STEPS[-1] else info.revision.format(step=step)
+    listed = listing(info.place, revision)
+    safetensors = any(path.endswith(".safetensors") for path in listed.files)
+    return _Located(info.place, listed.commit, safetensors, f"{info.place}@{listed.commit}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import lmmem
-from lmmem.corpora import PYTHIA_ROW_TOKENS, Corpus, training_data
+from lmmem.corpora import AMBER_STRIDE, ROW_TOKENS, Corpus, training_data
 from lmmem.pocket import RECIPES
+from lmmem.storage import DamagedError
 
 NAME = "pocket-mini"
 
@@ -114,7 +119,7 @@ def test_sizes_are_those_of_the_recipe(mini_corpus):
 
 
 def test_joined_pythia_file_is_read_row_by_row(tmp_path):
-    rows = np.random.default_rng(0).integers(0, 50_304, (5, PYTHIA_ROW_TOKENS)).astype("<u2")
+    rows = np.random.default_rng(0).integers(0, 50_304, (5, ROW_TOKENS)).astype("<u2")
     (tmp_path / "document.bin").write_bytes(rows.tobytes())
     corpus = training_data("pythia1b", tmp_path / "document.bin")
     assert len(corpus) == 5
@@ -139,18 +144,134 @@ def test_pythia_row_starts_at_its_byte_and_each_step_trains_on_1024(tmp_path):
 
 
 def test_truncated_pythia_file_is_refused(tmp_path):
-    (tmp_path / "document.bin").write_bytes(bytes(2 * PYTHIA_ROW_TOKENS + 2))
+    (tmp_path / "document.bin").write_bytes(bytes(2 * ROW_TOKENS + 2))
     with pytest.raises(ValueError, match="it is not whole"):
         training_data("pythia1b", tmp_path / "document.bin")
 
 
-def test_missing_pythia_file_says_what_to_fetch_and_how_large_it_is():
-    with pytest.raises(FileNotFoundError, match=r"EleutherAI/pile-standard-pythia-preshuffled \(600 GB\)"):
-        training_data("pythia1b")
+def test_missing_pythia_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*none\.bin; without a path, rows are fetched"):
+        training_data("pythia1b", tmp_path / "none.bin")
 
 
-def test_order_that_cannot_be_read_yet_is_refused():
-    with pytest.raises(ValueError, match="cannot read the training data of 'amber7b'"):
-        training_data("amber7b")
+def test_order_that_is_not_published_is_refused():
+    with pytest.raises(ValueError, match=r"'pythia160m-seed3' in order are not known here: .* lmmem.Corpus\("):
+        training_data("pythia160m-seed3")
+    with pytest.raises(ValueError, match="'someone/model' in order are not known"):
+        training_data("someone/model")
     with pytest.raises(ValueError, match="unknown model"):
         training_data("amber")
+    with pytest.raises(ValueError, match="leave path out"):
+        training_data(NAME, "somewhere")
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 50_277, (8, ROW_TOKENS)).astype("<u2")
+
+
+def test_folder_of_shards_is_read_across_their_borders(tmp_path, rows):
+    data = rows.tobytes()
+    for place, (start, stop) in enumerate([(0, 9_001), (9_001, 9_003), (9_003, len(data))]):
+        (tmp_path / f"document-{place:05}-of-00002.bin").write_bytes(data[start:stop])
+    corpus = training_data("pythia1b", tmp_path)
+    np.testing.assert_array_equal(corpus[:], rows)
+    np.testing.assert_array_equal(corpus[[2, 0, 2]], rows[[2, 0, 2]])
+    (tmp_path / "document-00001-of-00002.bin").unlink()
+    with pytest.raises(ValueError, match="does not hold every shard"):
+        training_data("pythia1b", tmp_path)
+
+
+def test_npy_is_read(tmp_path, rows):
+    np.save(tmp_path / "rows.npy", rows)
+    np.testing.assert_array_equal(training_data("pythia1b", tmp_path / "rows.npy")[1:3], rows[1:3])
+    np.save(tmp_path / "narrow.npy", rows[:, :100])
+    with pytest.raises(ValueError, match="not rows of 2049 token ids"):
+        training_data("pythia1b", tmp_path / "narrow.npy")
+
+
+def write_megatron(folder: Path, rows: list[np.ndarray]) -> Path:
+    """As Megatron-LM's MMapIndexedDataset lays it out: a header, lengths, byte offsets, documents."""
+    lengths = [len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]) * 2
+    index = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, len(rows), len(rows) + 1)
+    index += np.array(lengths, "<i4").tobytes() + offsets.astype("<i8").tobytes()
+    index += np.arange(len(rows) + 1, dtype="<i8").tobytes()
+    (folder / "pile.idx").write_bytes(index)
+    (folder / "pile.bin").write_bytes(np.concatenate(rows).astype("<u2").tobytes())
+    return folder / "pile.bin"
+
+
+def test_megatron_dataset_is_read(tmp_path, rows):
+    path = write_megatron(tmp_path, list(rows))
+    np.testing.assert_array_equal(training_data("pythia1b", path)[:], rows)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="its index says"):
+        training_data("pythia1b", path)
+
+
+def test_megatron_documents_are_no_rows(tmp_path, rows):
+    path = write_megatron(tmp_path, [rows[0], rows[1, :50]])
+    with pytest.raises(ValueError, match="documents of 50 to 2049 tokens"):
+        training_data("pythia1b", path)
+    path.with_suffix(".idx").write_bytes(b"something else altogether, long enough to be read")
+    with pytest.raises(ValueError, match="no Megatron-LM index"):
+        training_data("pythia1b", path)
+
+
+def test_bytes_that_are_no_tokens_are_not_taken_for_rows(tmp_path, rows):
+    wrong = rows.copy()
+    wrong[3, 7] = 60_000
+    (tmp_path / "document.bin").write_bytes(wrong.tobytes())
+    corpus = training_data("pythia1b", tmp_path / "document.bin")
+    np.testing.assert_array_equal(corpus[2], rows[2])
+    with pytest.raises(DamagedError, match="rows 3 .. 3 hold token 60000, outside the vocabulary of 50304"):
+        corpus[3]
+
+
+def test_published_order_that_ends_before_training_does_is_said(tmp_path, rows):
+    (tmp_path / "document.bin").write_bytes(rows.tobytes())
+    with pytest.raises(IndexError, match="the order that is published ends at row 7: what came after it"):
+        training_data("pythia1b-deduped", tmp_path / "document.bin").at_step(0)
+
+
+@pytest.fixture(scope="module")
+def chunk() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 32_000, (40, ROW_TOKENS))
+
+
+def write_amber(folder: Path, number: int, chunk: np.ndarray) -> Path:
+    path = folder / f"train_{number:03}.jsonl"
+    lines = [json.dumps({"token_ids": row.tolist(), "source": "s" * (i % 7)}) for i, row in enumerate(chunk)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_amber_is_read_line_by_line(tmp_path, chunk):
+    write_amber(tmp_path, 100, chunk)
+    write_amber(tmp_path, 101, chunk[::-1])
+    corpus = training_data("amber7b", tmp_path)
+    first = 100 * AMBER_STRIDE
+    np.testing.assert_array_equal(corpus[first + 3], chunk[3])
+    np.testing.assert_array_equal(
+        corpus[[first + 39, first + 10_000_000, first + 5, first + 39]], chunk[[39, 39, 5, 39]]
+    )
+    np.testing.assert_array_equal(corpus[first : first + 4], chunk[:4])
+    assert corpus.exposure_step(first + 3) == 100
+    assert corpus.exposure_step(first + 10_000_000) == 101
+    with pytest.raises(IndexError, match=r"line 40 is past the end of .*train_100.jsonl.*: it has 40 lines"):
+        corpus[first + 40]
+    with pytest.raises(FileNotFoundError, match=r"has no train_007.jsonl"):
+        corpus[7 * AMBER_STRIDE]
+    with pytest.raises(ValueError, match="more than a chunk has"):
+        corpus.at_step(100)
+
+
+@pytest.mark.parametrize("line", ["{}", "not json", '{"token_ids": [1, 2]}', '{"token_ids": "abc"}'])
+def test_line_that_is_no_row_is_named(tmp_path, chunk, line):
+    path = write_amber(tmp_path, 0, chunk[:3])
+    path.write_text(path.read_text() + "\n" + line)
+    corpus = training_data("amber7b", tmp_path)
+    np.testing.assert_array_equal(corpus[2], chunk[2])
+    with pytest.raises(DamagedError, match=r"line 3 of .*train_000.jsonl.* is no row of 2049 token_ids"):
+        corpus[3]

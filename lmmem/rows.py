@@ -1,0 +1,343 @@
+"""Sequences as an array, wherever they lie: in one file or many, here or on the Hub.
+
+Knows nothing of models. What is fetched is kept in a :class:`lmmem.row_store.RowStore`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+from lmmem.row_store import RowStore
+from lmmem.storage import DamagedError, write_whole
+
+__all__ = ["ChunkedRows", "FixedRows", "JsonLines", "LocalFile", "Source", "read_megatron"]
+
+WORKERS = 16  # requests at a time
+PIECE = 16 * 2**20  # bytes of one request, at most
+KEEP_EVERY = 64 * 2**20  # bytes fetched between two writes to disk
+BAR_FROM = 2**20  # bytes; less than this comes without a progress bar
+FIRST_BLOCK, LARGEST_BLOCK = 2**16, 2**23  # bytes read at a time in search of line ends
+
+
+class Source(Protocol):
+    """Bytes that can be read by range."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes ``start .. stop - 1``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalFile:
+    """A file on this machine."""
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.path.stat().st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes ``start .. stop - 1``."""
+        with open(self.path, "rb") as file:
+            data = os.pread(file.fileno(), stop - start, start)
+        if len(data) != stop - start:
+            raise DamagedError(f"{self.path} ends before byte {stop}: it has been cut since it was opened")
+        return data
+
+
+class FixedRows:
+    """Rows of equally many uint16 tokens, one after another, in files that follow one another.
+
+    A row may begin in one file and end in the next. Indexed like an array of shape (n, width), by
+    a whole number, a slice or an array of whole numbers, whose order and duplicates are kept.
+
+    Parameters
+    ----------
+    sources : the files, in order.
+    width : tokens of a row.
+    vocabulary : a token at or above it means that these are not such rows.
+    store : where fetched rows are kept; None keeps nothing.
+
+    Raises
+    ------
+    ValueError : the sizes of the files do not add up to whole rows.
+    DamagedError : on reading, a token outside the vocabulary.
+    """
+
+    dtype = np.dtype(np.uint16)
+
+    def __init__(
+        self, sources: Sequence[Source], width: int, vocabulary: int = 2**16, store: RowStore | None = None
+    ) -> None:
+        self.sources, self.width, self.vocabulary, self.store = list(sources), width, vocabulary, store
+        self.ends = np.cumsum([source.size for source in self.sources])
+        total = int(self.ends[-1])
+        n, rest = divmod(total, 2 * width)
+        if rest:
+            raise ValueError(
+                f"{self.sources[0]} .. hold {total} bytes, no multiple of a row's {2 * width}: they are not whole"
+            )
+        self.shape = (n, width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | ArrayLike) -> np.ndarray:
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        wanted = np.asarray(index, dtype=np.int64)
+        unique, place = np.unique(wanted, return_inverse=True)
+        if self.store is None:
+            rows = np.zeros((len(unique), self.width), dtype=np.int64)
+            here = np.zeros(len(unique), dtype=bool)
+        else:
+            rows, here = self.store.get(unique)
+        for run, tokens in self._fetched(unique[~here]):
+            rows[np.searchsorted(unique, run[0]) :][: len(run)] = tokens
+        return rows[place.reshape(wanted.shape)].astype(np.uint16)
+
+    def _fetched(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Runs of neighbouring rows as they arrive: numbers (m,) and tokens (m, width)."""
+        longest = max(1, PIECE // (2 * self.width))
+        neighbours = np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1) if len(missing) else []
+        runs = [run[first : first + longest] for run in neighbours for first in range(0, len(run), longest)]
+        arrived: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def keep() -> None:
+            if arrived and self.store is not None:
+                self.store.add(*map(np.concatenate, zip(*arrived, strict=True)))
+            arrived.clear()
+
+        total = len(missing) * 2 * self.width
+        bar = tqdm(total=total, desc="training data", unit="B", unit_scale=True, disable=total < BAR_FROM)
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
+            for done in as_completed([pool.submit(self._read_run, run) for run in runs]):
+                run, tokens = done.result()
+                arrived.append((run, tokens))
+                bar.update(2 * tokens.size)
+                if sum(tokens.nbytes for _, tokens in arrived) >= KEEP_EVERY:
+                    keep()
+                yield run, tokens
+        finally:  # also after an error: what has arrived is kept
+            pool.shutdown(cancel_futures=True)
+            bar.close()
+            keep()
+
+    def _read_run(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start, stop = 2 * self.width * int(run[0]), 2 * self.width * (int(run[-1]) + 1)
+        parts = []
+        for source, end in zip(self.sources, self.ends.tolist(), strict=True):
+            begin = end - source.size
+            if begin < stop and start < end:
+                parts.append(source.read(max(start, begin) - begin, min(stop, end) - begin))
+        tokens = np.frombuffer(b"".join(parts), "<u2").reshape(len(run), self.width)
+        if tokens.max() >= self.vocabulary:
+            raise DamagedError(
+                f"rows {run[0]} .. {run[-1]} hold token {tokens.max()}, outside the vocabulary of {self.vocabulary}: "
+                "these are not such rows, or not from their first byte on"
+            )
+        return run, tokens
+
+
+class JsonLines:
+    """Rows of a JSON Lines file, whose lines vary in length: `token_ids` of each.
+
+    Where lines end is found by reading from the start, as far as a row is asked for, once; it is
+    kept in a file beside the rows. Rows whose place is known are then read by range.
+
+    Parameters
+    ----------
+    source : the file.
+    width : tokens of a row.
+    index_path : where the line ends are kept.
+    store : where fetched rows are kept; None keeps nothing.
+    """
+
+    def __init__(self, source: Source, width: int, index_path: Path | None = None, store: RowStore | None = None):
+        self.source, self.width, self.index_path, self.store = source, width, index_path, store
+        self._ends = self._known_ends()
+
+    def get(self, wanted: np.ndarray) -> np.ndarray:
+        """Rows (n, width) int64 of sorted, unique line numbers.
+
+        Raises
+        ------
+        IndexError : the file has fewer lines; the message says how many.
+        DamagedError : a line is not what Amber's are.
+        """
+        if self.store is None:
+            rows, here = np.zeros((len(wanted), self.width), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
+        else:
+            rows, here = self.store.get(wanted)
+        missing = wanted[~here]
+        if not len(missing):
+            return rows
+        found = self._scan(int(missing[-1]) + 1, missing)
+        later = np.array([line for line in missing if line not in found], dtype=np.int64)
+        runs = np.split(later, np.flatnonzero(np.diff(later) != 1) + 1) if len(later) else []
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for lines in pool.map(self._read_run, runs):
+                found |= lines
+        if self.store is not None:
+            self.store.add(list(found), np.stack(list(found.values())))
+        rows[~here] = [found[line] for line in missing.tolist()]
+        return rows
+
+    def _read_run(self, run: np.ndarray) -> dict[int, np.ndarray]:
+        begins = self._ends[run - 1] if run[0] else np.concatenate([[0], self._ends[run[1:] - 1]])
+        data = self.source.read(int(begins[0]), int(self._ends[run[-1]]))
+        cuts = zip(begins - begins[0], self._ends[run] - begins[0], strict=True)
+        return {int(line): self._parse(data[a:b], line) for line, (a, b) in zip(run, cuts, strict=True)}
+
+    def _scan(self, lines: int, wanted: np.ndarray) -> dict[int, np.ndarray]:
+        """Find the ends of so many lines, and on the way the rows that are wanted."""
+        found: dict[int, np.ndarray] = {}
+        new: list[int] = []
+        known = len(self._ends)
+        position = begin = int(self._ends[-1]) if known else 0
+        saved, pending, block, size = position, b"", FIRST_BLOCK, self.source.size
+        asked = set(wanted[wanted >= known].tolist())
+        bar = tqdm(desc=f"lines of {self.source}", unit="B", unit_scale=True, disable=lines - known < 1_000)
+        with bar:
+            while known + len(new) < lines:
+                if position == size:
+                    if not pending:
+                        self._keep_ends(new)
+                        raise IndexError(
+                            f"line {lines - 1} is past the end of {self.source}: it has {len(self._ends)} lines"
+                        )
+                    data = b"\n"  # the last line has no end of its own
+                else:
+                    stop = min(position + block, size)
+                    data = self.source.read(position, stop)
+                    bar.update(stop - position)
+                    position, block = stop, min(2 * block, LARGEST_BLOCK)
+                *whole, pending = (pending + data).split(b"\n")
+                for line in whole:
+                    number = known + len(new)
+                    begin = min(begin + len(line) + 1, size)
+                    new.append(begin)
+                    if number in asked:
+                        found[number] = self._parse(line, number)
+                if begin - saved >= KEEP_EVERY:
+                    self._keep_ends(new)
+                    known, new, saved = len(self._ends), [], begin
+        self._keep_ends(new)
+        return found
+
+    def _parse(self, line: bytes, number: int) -> np.ndarray:
+        try:
+            tokens = np.asarray(json.loads(line)["token_ids"])
+            if tokens.shape != (self.width,) or tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max():
+                raise ValueError(f"token_ids of shape {tokens.shape} and type {tokens.dtype}")
+            return tokens.astype(np.int64)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"line {number} of {self.source} is no row of {self.width} token_ids: {error!r}"
+            ) from error
+
+    def _known_ends(self) -> np.ndarray:
+        if self.index_path is None or not self.index_path.exists():
+            return np.empty(0, dtype=np.int64)
+        data = self.index_path.read_bytes()
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            return np.empty(0, dtype=np.int64)  # damaged: found again
+        return np.frombuffer(data[32:], "<i8")
+
+    def _keep_ends(self, new: list[int]) -> None:
+        if not new:
+            return
+        self._ends = np.concatenate([self._ends, np.array(new, dtype=np.int64)])
+        if self.index_path is not None:
+            body = self._ends.astype("<i8").tobytes()
+            with write_whole(self.index_path) as part:
+                part.write_bytes(hashlib.sha256(body).digest() + body)
+
+
+class ChunkedRows:
+    """JSON Lines files, one a chunk of training, as one array: row ``chunk * stride + line``.
+
+    Parameters
+    ----------
+    open_chunk : gives the lines of a chunk, by its number.
+    chunks : how many there are.
+    stride : row numbers set aside for each chunk, more than any has lines.
+    width : tokens of a row.
+    """
+
+    dtype = np.dtype(np.int64)
+
+    def __init__(self, open_chunk: Callable[[int], JsonLines], chunks: int, stride: int, width: int) -> None:
+        self.open_chunk, self.stride = open_chunk, stride
+        self.shape = (chunks * stride, width)
+        self._open: dict[int, JsonLines] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice | ArrayLike) -> np.ndarray:
+        if isinstance(index, slice):
+            index = range(*index.indices(len(self)))
+            if len(index) >= self.stride:
+                raise ValueError(f"{len(index):,} rows are more than a chunk has: ask for fewer")
+        wanted = np.asarray(index, dtype=np.int64)
+        unique, place = np.unique(wanted, return_inverse=True)
+        rows = np.zeros((len(unique), self.shape[1]), dtype=np.int64)
+        chunks = unique // self.stride
+        for chunk in np.unique(chunks).tolist():
+            if chunk not in self._open:
+                self._open[chunk] = self.open_chunk(chunk)
+            rows[chunks == chunk] = self._open[chunk].get(unique[chunks == chunk] % self.stride)
+        return rows[place.reshape(wanted.shape)]
+
+
+MEGATRON = b"MMIDIDX\x00\x00"  # first bytes of an index, then version 1
+MEGATRON_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+
+
+def read_megatron(path: Path) -> np.ndarray:
+    """The rows of a Megatron-LM dataset, ``NAME.bin`` beside ``NAME.idx``: (n, w), memory-mapped.
+
+    Raises
+    ------
+    FileNotFoundError : one of the two is missing.
+    ValueError : no such index, rows of different lengths, or tokens that do not follow one another.
+    """
+    with open(path.with_suffix(".idx"), "rb") as file:
+        head = file.read(len(MEGATRON) + 8 + 1 + 16)
+        if head[: len(MEGATRON)] != MEGATRON or len(head) < len(MEGATRON) + 25:
+            raise ValueError(f"{path.with_suffix('.idx')} is no Megatron-LM index")
+        version, code, n, _ = struct.unpack("<QBQQ", head[len(MEGATRON) :])
+        if version != 1 or code not in MEGATRON_DTYPES:
+            raise ValueError(f"{path.with_suffix('.idx')} has version {version} and dtype code {code}: not known here")
+        lengths = np.frombuffer(file.read(4 * n), "<i4")
+        pointers = np.frombuffer(file.read(8 * n), "<i8")
+    dtype = np.dtype(MEGATRON_DTYPES[code])
+    if len(lengths) != n or len(pointers) != n or not n:
+        raise ValueError(f"{path.with_suffix('.idx')} ends before its {n} entries")
+    width = int(lengths[0])
+    if (lengths != width).any() or (pointers != np.arange(n) * width * dtype.itemsize).any():
+        raise ValueError(
+            f"{path} holds documents of {lengths.min()} to {lengths.max()} tokens, not rows of training: pack it first"
+        )
+    if path.stat().st_size != n * width * dtype.itemsize:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, its index says {n * width * dtype.itemsize}")
+    return np.memmap(path, dtype=dtype, mode="r", shape=(n, width))
