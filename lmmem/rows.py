@@ -61,6 +61,9 @@ class LocalFile:
             raise DamagedError(f"{self.path} ends before byte {stop}: it has been cut since it was opened")
         return data
 
+    def __str__(self) -> str:
+        return str(self.path)
+
 
 class FixedRows:
     """Rows of equally many uint16 tokens, one after another, in files that follow one another.
@@ -91,9 +94,8 @@ class FixedRows:
         total = int(self.ends[-1])
         n, rest = divmod(total, 2 * width)
         if rest:
-            raise ValueError(
-                f"{self.sources[0]} .. hold {total} bytes, no multiple of a row's {2 * width}: they are not whole"
-            )
+            named = str(self.sources[0]) + (" and those after it" if len(self.sources) > 1 else "")
+            raise ValueError(f"{named}: {total} bytes are no multiple of a row's {2 * width}, so rows are missing")
         self.shape = (n, width)
 
     def __len__(self) -> int:

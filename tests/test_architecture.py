@@ -142,7 +142,7 @@ def test_public_names_are_listed_resolved_and_described():
 
 
 def test_unknown_public_name_says_what_there_is():
-    with pytest.raises(AttributeError, match="has no attribute 'utils'; it has MODELS, "):
+    with pytest.raises(AttributeError, match="has no attribute 'utils'; it has Corpus, MODELS, "):
         lmmem.utils  # noqa: B018
 
 
