@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import lmmem
 from lmmem.corpora import Corpus
+from tests.loopback_hub import LoopbackHub
 
 MINI = "pocket-mini"
 
@@ -35,3 +38,21 @@ def mini(cache):
 def mini_corpus(cache) -> Corpus:
     """The small organism's training data."""
     return lmmem.training_data(MINI)
+
+
+@pytest.fixture
+def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub on this machine; this process's client talks to it, with caches of its own."""
+    import huggingface_hub
+
+    from lmmem import hub
+
+    with LoopbackHub() as server:
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+        monkeypatch.setattr(hub, "PAUSE", 0)
+        monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / "lmmem"))
+        yield server
+    hub._locations.clear()

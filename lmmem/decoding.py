@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["greedy", "sample"]
 
-BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time; results do not depend on it in float32
+BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
+FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
 Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
 
 
@@ -62,7 +63,7 @@ def greedy(
             logits[:, banned] = -torch.inf
         return logits.argmax(dim=-1)
 
-    batches = tokens.split(_batch(model, batch_size))
+    batches = tokens.split(_batch(model, batch_size, tokens.shape[1] + length))
     blocks = [_decode(model, batch, length, choose) for batch in filter(len, batches)]
     return torch.cat(blocks).cpu().numpy() if blocks else np.empty((0, length), dtype=np.int64)
 
@@ -117,7 +118,7 @@ def sample(
     tokens = _prompts(model, prompts, length)
     n = len(tokens)
     uniforms = np.random.default_rng(seed).random((n, samples, length), dtype=np.float32)
-    size = _batch(model, batch_size)
+    size = _batch(model, batch_size, tokens.shape[1] + length)
     group = max(1, size // samples)  # prompts at a time, if all their samples fit
     chunk = math.ceil(samples / math.ceil(samples / size))  # else samples of one prompt, in equal parts
     continuations = np.empty((samples, n, length), dtype=np.int64)
@@ -196,8 +197,22 @@ def _end_of_text(model: PreTrainedModel) -> int:
     return end
 
 
-def _batch(model: PreTrainedModel, batch_size: int | None) -> int:
-    size = BATCH.get(model.device.type, 64) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+def _batch(model: PreTrainedModel, batch_size: int | None, length: int) -> int:
+    """Continuations at a time: as asked, else as many as there is memory for keys and values of `length` tokens."""
+    if batch_size is not None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        return batch_size
+    size = BATCH.get(model.device.type, 64)
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        size = max(1, min(size, int(FREE_SHARE * free) // (length * _bytes_per_token(model))))
     return size
+
+
+def _bytes_per_token(model: PreTrainedModel) -> int:
+    """Of keys and values, in all layers."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize

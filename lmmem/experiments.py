@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
 from lmmem import decoding
 from lmmem.complexity import z_complexity
 from lmmem.corpora import Corpus
 from lmmem.distance import levenshtein, matched_prefix
-from lmmem.models import MODELS, load_model, load_tokenizer, resolve_step, weights_id
+from lmmem.models import MODELS, download_size, load_model, load_tokenizer, resolve_step, weights_id
 from lmmem.perturbation import perturbed, weight_rms
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
 from lmmem.repeats import NGRAM, count_repeats
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
+    "announce",
     "choose_blocks",
+    "choose_sequences",
     "greedy_table",
     "kl_ld",
     "natural_passages",
@@ -38,6 +41,8 @@ __all__ = [
     "temperature_table",
 ]
 
+CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
+MOST_PAIRS = 100_000
 DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
 
 
@@ -91,6 +96,97 @@ def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFra
     chosen = np.random.default_rng(seed).permutation(blocks)[:n_sequences]
     canaries = canaries[canaries.block.isin(chosen)].reset_index(drop=True)
     return canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+
+
+def choose_sequences(
+    name: str,
+    corpus: Corpus,
+    n_sequences: int,
+    step: int | None = None,
+    seed: int = 0,
+    *,
+    first_row: int | None = None,
+    min_complexity: float = 0.0,
+) -> pd.DataFrame:
+    """Sequences that the model has met by a step, each with an unexposed twin.
+
+    Of an organism these are canaries (:func:`choose_blocks`). Of other models, whose data nobody
+    has randomised: rows from `first_row` on, and rows that come in training only after `step`, paired
+    so that twins are of nearly equal z-complexity. That a row is met once says nothing of other rows with
+    the same text.
+
+    Parameters
+    ----------
+    name, step : the model.
+    corpus : its training data.
+    n_sequences : how many pairs.
+    seed : chooses them.
+    first_row : where the exposed ones begin; None is the paper's.
+    min_complexity : z-complexity of the exposed ones at least (the paper: 0.8).
+
+    Returns
+    -------
+    One line a sequence: block (the pair), group ("row"), presentations (1 or 0), index,
+    exposure_step, z_complexity, arm ("row 1", "row 0").
+
+    Raises
+    ------
+    ValueError : n_sequences is below 1 or above what there are; the rows are not met by that step;
+        or no row is left that comes after it.
+    """
+    if corpus.canaries is not None:
+        return choose_blocks(corpus, n_sequences, seed)
+    info, step = MODELS[name], resolve_step(name, step)
+    first_row = info.paper_row if first_row is None else first_row
+    if first_row is None:
+        raise ValueError(f"give first_row: where the sequences that {name} is to be asked about begin")
+    _check_n_sequences(n_sequences, MOST_PAIRS)
+    exposed = _candidates(name, corpus, first_row, n_sequences)
+    latest = int(np.max(corpus.exposure_step(exposed["index"].to_numpy())))
+    if latest > step:
+        raise ValueError(
+            f"rows from {first_row} on are met by step {latest}, after the measured step {step}: ask later"
+        )
+    after = max((step + 1 - corpus.exposure_lag) * corpus.rows_per_step, first_row)  # none of them met by then
+    if after + len(exposed) > len(corpus):
+        raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
+    twins = _candidates(name, corpus, after, n_sequences)
+    exposed = exposed[exposed.z_complexity >= min_complexity]
+    _check_n_sequences(n_sequences, len(exposed))
+    exposed = exposed.sample(n_sequences, random_state=seed).sort_values("index", ignore_index=True)
+    cost = np.abs(exposed.z_complexity.to_numpy()[:, None] - twins.z_complexity.to_numpy())
+    _, matched = linear_sum_assignment(cost)  # the pairs with the least differences in all
+    both = [exposed.assign(presentations=1), twins.iloc[matched].reset_index(drop=True).assign(presentations=0)]
+    table = pd.concat([side.assign(block=range(n_sequences), group="row") for side in both], ignore_index=True)
+    table["exposure_step"] = corpus.exposure_step(table["index"].to_numpy())
+    return table.assign(arm=table.group + " " + table.presentations.astype(str))
+
+
+def _candidates(name: str, corpus: Corpus, first: int, n_sequences: int) -> pd.DataFrame:
+    """Rows one after another from `first` on, several for each sequence wanted: index and z_complexity."""
+    index = np.arange(first, first + CANDIDATES * n_sequences)
+    texts = load_tokenizer(name).batch_decode(split(corpus[index])[1])
+    return pd.DataFrame({"index": index, "z_complexity": z_complexity(texts)})
+
+
+def announce(name: str, step: int | None, sequences: int, continuations: int) -> str:
+    """What a page is about to measure and fetch, in one line.
+
+    Parameters
+    ----------
+    name, step : the model.
+    sequences : how many.
+    continuations : of each, in all.
+
+    >>> announce("pocket-mini", None, 8, 201)
+    'pocket-mini at step 120: 1,608 continuations of 64 tokens; weights are here'
+    """
+    size = download_size(name, step)
+    weights = f"{size / 1e9:.1f} GB of weights to fetch" if size else "weights are here"
+    return (
+        f"{name} at step {resolve_step(name, step)}: {sequences * continuations:,} continuations "
+        f"of {CONTINUATION} tokens; {weights}"
+    )
 
 
 def natural_passages(

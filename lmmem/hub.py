@@ -10,6 +10,7 @@ import dataclasses
 import json
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -23,13 +24,13 @@ from lmmem.storage import DamagedError, cache_folder, write_whole
 __all__ = ["HubFile", "Listing", "listing", "read_range"]
 
 TRIES = 6  # of one range
-PATIENCE = 60  # seconds between two tries, at most
+PAUSE, PATIENCE = 0.5, 60  # seconds before the second try of a range; before any, at most
 TIMEOUT = 30  # seconds without a byte
 AGAIN = (408, 429, 500, 502, 503, 504)
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 _locations: dict[HubFile, str] = {}  # where the bytes of a file lie, as the Hub told this process
-_lock = threading.Lock()
+_locks: defaultdict[HubFile, threading.Lock] = defaultdict(threading.Lock)  # each is asked for by one thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def read_range(file: HubFile, start: int, stop: int) -> bytes:
     """
     if not 0 <= start < stop <= file.size:
         raise ValueError(f"bytes {start} .. {stop - 1} are not within {file}, which has {file.size}")
-    problem, pause = "", 0.5
+    problem, pause = "", float(PAUSE)
     for attempt in range(TRIES):
         if attempt:
             time.sleep(min(pause, PATIENCE))
@@ -129,8 +130,7 @@ def read_range(file: HubFile, start: int, stop: int) -> bytes:
             return answer
         problem, wanted_pause = answer
         pause = max(pause, wanted_pause)
-        with _lock:  # the address may have run out
-            _locations.pop(file, None)
+        _locations.pop(file, None)  # the address may have run out
     raise ConnectionError(f"{file}: bytes {start} .. {stop - 1} could not be read in {TRIES} tries; last: {problem}")
 
 
@@ -170,19 +170,17 @@ def _get(file: HubFile, location: str, start: int, stop: int) -> bytes | tuple[s
 
 
 def _locate(file: HubFile) -> str:
-    with _lock:
-        if file in _locations:
-            return _locations[file]
-    address = hf.hf_hub_url(file.repo, file.path, repo_type=file.repo_type, revision=file.commit)
-    seen = hf.get_hf_file_metadata(address, timeout=TIMEOUT, retry_on_errors=True)
-    if (seen.size, seen.etag) != (file.size, file.etag):
-        raise DamagedError(
-            f"{file} is {seen.size} bytes with ETag {seen.etag} on the server, "
-            f"and was listed as {file.size} bytes with ETag {file.etag}: it has changed"
-        )
-    with _lock:
-        _locations[file] = seen.location
-    return seen.location
+    with _locks[file]:
+        if file not in _locations:
+            address = hf.hf_hub_url(file.repo, file.path, repo_type=file.repo_type, revision=file.commit)
+            seen = hf.get_hf_file_metadata(address, timeout=TIMEOUT, retry_on_errors=True)
+            if (seen.size, seen.etag) != (file.size, file.etag):
+                raise DamagedError(
+                    f"{file} is {seen.size} bytes with ETag {seen.etag} on the server, "
+                    f"and was listed as {file.size} bytes with ETag {file.etag}: it has changed"
+                )
+            _locations[file] = seen.location
+        return _locations[file]
 
 
 @contextmanager

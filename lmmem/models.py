@@ -19,7 +19,16 @@ from lmmem.storage import recorded_sha256, sha256_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DTYPES", "MODELS", "ModelInfo", "load_model", "load_tokenizer", "resolve_step", "weights_id"]
+__all__ = [
+    "DTYPES",
+    "MODELS",
+    "ModelInfo",
+    "download_size",
+    "load_model",
+    "load_tokenizer",
+    "resolve_step",
+    "weights_id",
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNNUMBERED = -1  # the step of a model whose checkpoints have no numbers
@@ -56,6 +65,7 @@ class ModelInfo:
     epochs : times it met its training data.
     licence : of the weights.
     caveats : what to know before measuring it.
+    paper_step, paper_row : the step that the paper measures, and the first of its sequences.
     """
 
     name: str
@@ -71,6 +81,8 @@ class ModelInfo:
     epochs: float | None = None
     licence: str | None = None
     caveats: str = ""
+    paper_step: int | None = None
+    paper_row: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -214,6 +226,9 @@ def _pythia(size: str, suffix: str = "") -> ModelInfo:
         epochs=1.5 if deduped else 1.0,
         licence="Apache-2.0",
         caveats="; ".join(caveats),
+        # The paper's rows lie at 10,240,000 and after it, and are met from step 10,000 on.
+        paper_step=None if seed else 11_000,
+        paper_row=None if seed else 10_240_000,
     )
 
 
@@ -245,6 +260,9 @@ MODELS = _Registry(
             epochs=1.0,
             licence="Apache-2.0",
             caveats="steps number checkpoints, one a chunk; trained in bfloat16, measured in float16 as by the paper",
+            # The paper's rows are of chunk 100. One checkpoint later they have been met, however chunks are counted.
+            paper_step=101,
+            paper_row=100 * 10_000_000,
         ),
     ]
 )
@@ -279,6 +297,26 @@ def resolve_step(name: str, step: int | None = None) -> int:
             f"({len(steps)} checkpoints, {steps[0]} .. {steps[-1]})"
         )
     return int(step)
+
+
+def download_size(name: str, step: int | None = None) -> int:
+    """Bytes of weights that :func:`load_model` would have to fetch, 0 if they are here.
+
+    >>> download_size("pocket-mini")
+    0
+    """
+    info = MODELS[name]
+    if info.place is None or Path(info.place).is_dir():
+        return 0
+    from huggingface_hub import try_to_load_from_cache
+
+    from lmmem.hub import listing
+
+    listed = listing(info.place, _revision(info, resolve_step(name, step)))
+    weights = [file for path, file in listed.files.items() if path.endswith(".safetensors")]
+    weights = weights or [file for path, file in listed.files.items() if path.endswith(".bin")]
+    kept = [isinstance(try_to_load_from_cache(file.repo, file.path, revision=file.commit), str) for file in weights]
+    return sum(file.size for file, here in zip(weights, kept, strict=True) if not here)
 
 
 def load_model(
@@ -388,7 +426,10 @@ def _located(name: str, step: int) -> _Located:
         return _Located(info.place, "main", weights[0].suffix == ".safetensors", digest)
     from lmmem.hub import listing
 
-    revision = "main" if name == "amber7b" and step == AMBER_STEPS[-1] else info.revision.format(step=step)
-    listed = listing(info.place, revision)
+    listed = listing(info.place, _revision(info, step))
     safetensors = any(path.endswith(".safetensors") for path in listed.files)
     return _Located(info.place, listed.commit, safetensors, f"{info.place}@{listed.commit}")
+
+
+def _revision(info: ModelInfo, step: int) -> str:
+    return "main" if info.name == "amber7b" and step == AMBER_STEPS[-1] else info.revision.format(step=step)

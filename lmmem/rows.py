@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import struct
@@ -90,8 +91,10 @@ class FixedRows:
         self, sources: Sequence[Source], width: int, vocabulary: int = 2**16, store: RowStore | None = None
     ) -> None:
         self.sources, self.width, self.vocabulary, self.store = list(sources), width, vocabulary, store
-        self.ends = np.cumsum([source.size for source in self.sources])
-        total = int(self.ends[-1])
+        sizes = [source.size for source in self.sources]
+        self.ends = list(itertools.accumulate(sizes))
+        self.starts = [end - size for end, size in zip(self.ends, sizes, strict=True)]
+        total = self.ends[-1]
         n, rest = divmod(total, 2 * width)
         if rest:
             named = str(self.sources[0]) + (" and those after it" if len(self.sources) > 1 else "")
@@ -130,8 +133,10 @@ class FixedRows:
         total = len(missing) * 2 * self.width
         bar = tqdm(total=total, desc="training data", unit="B", unit_scale=True, disable=total < BAR_FROM)
         pool = ThreadPoolExecutor(WORKERS)
+        pending = {pool.submit(self._read_run, run) for run in runs}
         try:
-            for done in as_completed([pool.submit(self._read_run, run) for run in runs]):
+            for done in as_completed(pending.copy()):
+                pending.discard(done)
                 run, tokens = done.result()
                 arrived.append((run, tokens))
                 bar.update(2 * tokens.size)
@@ -140,14 +145,14 @@ class FixedRows:
                 yield run, tokens
         finally:  # also after an error: what has arrived is kept
             pool.shutdown(cancel_futures=True)
+            arrived += [late.result() for late in pending if not late.cancelled() and not late.exception()]
             bar.close()
             keep()
 
     def _read_run(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start, stop = 2 * self.width * int(run[0]), 2 * self.width * (int(run[-1]) + 1)
         parts = []
-        for source, end in zip(self.sources, self.ends.tolist(), strict=True):
-            begin = end - source.size
+        for source, begin, end in zip(self.sources, self.starts, self.ends, strict=True):
             if begin < stop and start < end:
                 parts.append(source.read(max(start, begin) - begin, min(stop, end) - begin))
         tokens = np.frombuffer(b"".join(parts), "<u2").reshape(len(run), self.width)
