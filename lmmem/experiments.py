@@ -36,6 +36,7 @@ __all__ = [
     "choose_sequences",
     "greedy_table",
     "kl_ld",
+    "measured_step",
     "natural_passages",
     "perturbation_table",
     "temperature_table",
@@ -96,6 +97,15 @@ def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFra
     chosen = np.random.default_rng(seed).permutation(blocks)[:n_sequences]
     canaries = canaries[canaries.block.isin(chosen)].reset_index(drop=True)
     return canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+
+
+def measured_step(name: str, step: int | None = None) -> int:
+    """The step a page measures: as asked, else the paper's, else the last.
+
+    >>> measured_step("pythia1b"), measured_step("pocket-mini")
+    (11000, 120)
+    """
+    return resolve_step(name, MODELS[name].paper_step if step is None else step)
 
 
 def choose_sequences(

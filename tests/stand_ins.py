@@ -1,0 +1,100 @@
+"""Tiny models and training data under the names of the real ones, as files of a repository."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from lmmem.corpora import ROW_TOKENS
+from lmmem.models import MODELS
+from tests.loopback_hub import LoopbackHub
+
+SHARDS = 21
+
+
+def pythia(seed: int) -> GPTNeoXForCausalLM:
+    """A GPT-NeoX of Pythia's vocabulary, with random weights."""
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=50_304, max_position_embeddings=2_048, **size))
+
+
+def amber(seed: int) -> LlamaForCausalLM:
+    """A Llama of Amber's vocabulary, with random weights."""
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32_000, max_position_embeddings=2_048, **size))
+
+
+def files_of(model: PreTrainedModel, safetensors: bool = True) -> dict[str, bytes]:
+    """What its repository holds, with a tokenizer of as many words as the model has."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.half().save_pretrained(folder)
+        if not safetensors:
+            (Path(folder) / "model.safetensors").unlink()
+            torch.save(model.state_dict(), Path(folder) / "pytorch_model.bin")
+        found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    words = {f"w{i}": i for i in range(model.config.vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))  # noqa: S106 - no password
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return found | {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}).encode(),
+    }
+
+
+def rows(n: int, vocabulary: int, seed: int = 0) -> np.ndarray:
+    """Random sequences, (n, 2,049) uint16."""
+    return np.random.default_rng(seed).integers(0, vocabulary, (n, ROW_TOKENS)).astype("<u2")
+
+
+def write_shards(folder: Path, blocks: dict[int, np.ndarray], n: int) -> dict[str, Path]:
+    """n rows in 21 files that cut through rows: blocks at their places, and zeros, which take no space."""
+    size = 2 * ROW_TOKENS * n // SHARDS + 1_001
+    shards = {f"document-{i:05}-of-{SHARDS - 1:05}.bin": folder / f"{i}.bin" for i in range(SHARDS)}
+    for i, path in enumerate(shards.values()):
+        with open(path, "wb") as file:
+            file.truncate(min(size, 2 * ROW_TOKENS * n - i * size))
+            for first, block in blocks.items():
+                start, data = 2 * ROW_TOKENS * first, block.tobytes()
+                begin, end = max(start, i * size), min(start + len(data), (i + 1) * size)
+                if begin < end:
+                    file.seek(begin - i * size)
+                    file.write(data[begin - start : end - start])
+    return shards
+
+
+def chunk(block: np.ndarray) -> bytes:
+    """A chunk of Amber's training data."""
+    return b"".join(json.dumps({"token_ids": row.tolist(), "source": "book"}).encode() + b"\n" for row in block)
+
+
+def serve_pythia(hub: LoopbackHub, folder: Path) -> dict[int, np.ndarray]:
+    """Pythia-1B at the paper's step and later ones, and rows on both sides of its exposure."""
+    for seed, step in enumerate((10_000, 11_000, 143_000)):
+        hub.add(
+            str(MODELS["pythia1b"].place), files_of(pythia(seed), safetensors=step != 143_000), revision=f"step{step}"
+        )
+    blocks = {10_240_000: rows(64, 50_277, 1), 11_000 * 1_024: rows(64, 50_277, 2)}
+    shards = write_shards(folder, blocks, 11_300_000)
+    hub.add(str(MODELS["pythia1b"].order), shards, repo_type="dataset")
+    return blocks
+
+
+def serve_amber(hub: LoopbackHub) -> dict[int, np.ndarray]:
+    """Amber after chunks 99, 100, 101 and the last, and lines of chunks 100 and 102."""
+    hub.add(str(MODELS["amber7b"].place), files_of(amber(9)))
+    for seed, step in enumerate((99, 100, 101)):
+        hub.add(
+            str(MODELS["amber7b"].place), files_of(amber(seed), safetensors=step == 101), revision=f"ckpt_{step:03d}"
+        )
+    blocks = {100: rows(64, 32_000, 3), 102: rows(64, 32_000, 4)}
+    files = {f"train/train_{number}.jsonl": chunk(block) for number, block in blocks.items()}
+    hub.add(str(MODELS["amber7b"].order), files, repo_type="dataset")
+    return blocks
