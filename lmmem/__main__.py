@@ -1,0 +1,59 @@
+"""The command `lmmem`: what can be known without a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import lmmem
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status: 0, 1 if something disagrees, 2 if it could not be done."""
+    parser = argparse.ArgumentParser(prog="lmmem", description="Memorisation in language models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("models", help="list the models known by name")
+    verify = commands.add_parser(
+        "verify", help="compare our rows of the training data with rows that others have published"
+    )
+    verify.add_argument("name", help="a Pythia model, such as pythia1b")
+    verify.add_argument("--rows", type=int, default=100, help="how many published rows (default 100)")
+    verify.add_argument("--seed", type=int, default=0, help="chooses them (default 0)")
+    verify.add_argument("--with-model", action="store_true", help="also check that the model recites them")
+    verify.add_argument("--path", help="training data on this machine instead of the Hub's")
+    verify.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
+    verify.add_argument("--device", help="as torch names it; by default the GPU if there is one")
+    given = parser.parse_args(arguments)
+    try:
+        return _models() if given.command == "models" else _verify(given)
+    except (ValueError, OSError) as error:
+        print(f"lmmem: {error}", file=sys.stderr)
+        return 2
+
+
+def _models() -> int:
+    print(lmmem.MODELS)
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from lmmem.verification import verify
+
+    table = verify(
+        given.name,
+        given.rows,
+        given.seed,
+        with_model=given.with_model,
+        path=given.path,
+        dtype=given.dtype,
+        device=given.device,
+    )
+    print(table.to_string(index=False, formatters={"share": "{:.1%}".format}))
+    agrees = (table.agree == table.of).all()
+    print(f"{given.name}: {'everything agrees' if agrees else 'NOT everything agrees'}")
+    return 0 if agrees else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
