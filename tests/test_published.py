@@ -15,7 +15,7 @@ import pytest
 
 from lmmem import decoding
 from lmmem.__main__ import main
-from lmmem.models import MODELS, load_model
+from lmmem.models import MODELS
 from lmmem.published import DUPLICATES, MEMORISED, duplicate_counts, memorised_rows
 from tests import stand_ins
 from tests.loopback_hub import LoopbackHub
@@ -30,15 +30,15 @@ def parquet(table: dict, group: int) -> bytes:
     return sink.getvalue()
 
 
-@pytest.fixture
-def published(loopback, tmp_path) -> LoopbackHub:
-    """Training data, a model, and what it recites, of which row 5,007 is published wrongly."""
+@pytest.fixture(scope="module")
+def content(tmp_path_factory) -> dict[tuple[str, str], dict[str, bytes | Path]]:
+    """Repositories: training data, a model, and what it recites, of which row 5,007 is published wrongly."""
     info = MODELS["pythia1b"]
-    loopback.add(str(info.place), stand_ins.files_of(stand_ins.pythia(0)), revision="step143000")
+    model = stand_ins.pythia(0)
+    files = stand_ins.files_of(model)
     rows = stand_ins.rows(len(KEPT), 50_277)
-    rows[:, 32:64] = decoding.greedy(load_model("pythia1b"), rows[:, :32], 32)
-    shards = stand_ins.write_shards(tmp_path, {int(KEPT[0]): rows}, 6_000)
-    loopback.add(str(info.order), shards, repo_type="dataset")
+    rows[:, 32:64] = decoding.greedy(model, rows[:, :32], 32)
+    shards = stand_ins.write_shards(tmp_path_factory.mktemp("shards"), {int(KEPT[0]): rows}, 6_000)
     tokens = rows[:, :64].astype(np.int64)
     tokens[7, 40] += 1
 
@@ -46,21 +46,31 @@ def published(loopback, tmp_path) -> LoopbackHub:
         return {"index": index, "tokens": list(tokens), "__index_level_0__": index}
 
     other = split(np.arange(40), np.zeros((40, 64), dtype=np.int64))
-    files = {
+    memorised = {
         "data/duped.1b-00000-of-00002-abc.parquet": parquet(split(KEPT[:30], tokens[:30]), 10),
         "data/duped.1b-00001-of-00002-def.parquet": parquet(split(KEPT[30:], tokens[30:]), 10),
         "data/duped.1b.23000-00000-of-00001.parquet": parquet(other, 10),
         "data/duped.12b-00000-of-00001.parquet": parquet(other, 10),
         "data/deduped.1b-00000-of-00001.parquet": parquet(other, 10),
     }
-    loopback.add(MEMORISED, files, repo_type="dataset")
     counts = {"Index": np.arange(N), "Counts": np.arange(N) % 997 + 1}
     halves = [
         {name: column[half] for name, column in counts.items()} for half in (slice(0, 200_000), slice(200_000, N))
     ]
-    files = {f"data/train-{i:05}-of-00002.parquet": parquet(half, 10_000) for i, half in enumerate(halves)}
-    loopback.add(DUPLICATES[False], files, repo_type="dataset")
-    loopback.requests.clear()
+    duplicates = {f"data/train-{i:05}-of-00002.parquet": parquet(half, 10_000) for i, half in enumerate(halves)}
+    return {
+        (str(info.place), "step143000"): files,
+        (str(info.order), "main"): shards,
+        (MEMORISED, "main"): memorised,
+        (DUPLICATES[False], "main"): duplicates,
+    }
+
+
+@pytest.fixture
+def published(loopback, content) -> LoopbackHub:
+    """A Hub with all of it."""
+    for (repo, revision), files in content.items():
+        loopback.add(repo, files, repo_type="model" if revision.startswith("step") else "dataset", revision=revision)
     return loopback
 
 
