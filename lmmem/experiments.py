@@ -23,6 +23,7 @@ from lmmem.distance import levenshtein, matched_prefix
 from lmmem.models import MODELS, download_size, load_model, load_tokenizer, resolve_step, weights_id
 from lmmem.perturbation import perturbed, weight_rms
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
+from lmmem.published import counts_id, duplicate_counts
 from lmmem.repeats import NGRAM, count_repeats
 from lmmem.results import measured
 from lmmem.scoring import cross_entropy
@@ -34,6 +35,7 @@ __all__ = [
     "announce",
     "choose_blocks",
     "choose_sequences",
+    "dose_sequences",
     "greedy_table",
     "kl_ld",
     "measured_step",
@@ -44,6 +46,7 @@ __all__ = [
 
 CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
 MOST_PAIRS = 100_000
+PUBLISHED = 20_000  # rows whose published counts are looked up, to find some of every count
 DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
 
 
@@ -146,18 +149,11 @@ def choose_sequences(
     """
     if corpus.canaries is not None:
         return choose_blocks(corpus, n_sequences, seed)
-    info, step = MODELS[name], resolve_step(name, step)
-    first_row = info.paper_row if first_row is None else first_row
-    if first_row is None:
-        raise ValueError(f"give first_row: where the sequences that {name} is to be asked about begin")
+    step, first_row = resolve_step(name, step), _first_row(name, first_row)
     _check_n_sequences(n_sequences, MOST_PAIRS)
     exposed = _candidates(name, corpus, first_row, n_sequences)
-    latest = int(np.max(corpus.exposure_step(exposed["index"].to_numpy())))
-    if latest > step:
-        raise ValueError(
-            f"rows from {first_row} on are met by step {latest}, after the measured step {step}: ask later"
-        )
-    after = max((step + 1 - corpus.exposure_lag) * corpus.rows_per_step, first_row)  # none of them met by then
+    _check_met(name, corpus, exposed["index"].to_numpy(), step)
+    after = (step + 1 - corpus.exposure_lag) * corpus.rows_per_step  # the first row that is not met by then
     if after + len(exposed) > len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     twins = _candidates(name, corpus, after, n_sequences)
@@ -200,20 +196,30 @@ def announce(name: str, step: int | None, sequences: int, continuations: int) ->
 
 
 def natural_passages(
-    name: str, corpus: Corpus, n_sequences: int, step: int | None = None, seed: int = 0, n: int = NGRAM
+    name: str,
+    corpus: Corpus,
+    n_sequences: int,
+    step: int | None = None,
+    seed: int = 0,
+    n: int = NGRAM,
+    *,
+    first_row: int | None = None,
 ) -> pd.DataFrame:
     """Passages of natural text that the model has seen, drawn evenly over how often they repeat.
 
-    Repeats are counted among the rows that the model has been trained on at that step, and put
-    into bins that double: 1, 2-3, 4-7 ..
+    Repeats are put into bins that double: 1, 2-3, 4-7 .. Of an organism they are counted among all
+    rows that it has been trained on at that step. Of Pythia they are the published counts of
+    :func:`lmmem.published.duplicate_counts`, over all of its training data, for the rows from
+    `first_row` on. For other models none are published.
 
     Parameters
     ----------
     name, step : the model.
-    corpus : of an organism, so that canaries can be left out.
+    corpus : its training data.
     n_sequences : how many of each bin; a bin with fewer gives all it has.
     seed : chooses the passages.
-    n : tokens of a shared run, as for :func:`lmmem.count_repeats`.
+    n : tokens of a shared run, as for :func:`lmmem.count_repeats`; published counts are of 32.
+    first_row : where the rows begin; None is the paper's; not for organisms.
 
     Returns
     -------
@@ -223,8 +229,23 @@ def natural_passages(
     ------
     ValueError : as for :func:`choose_blocks`.
     """
-    _canaries(corpus)
     step = resolve_step(name, step)
+    if corpus.canaries is None:
+        table = _published_repeats(name, corpus, n_sequences, step, first_row)
+    else:
+        table = _repeats_in_training(name, corpus, n_sequences, step, n)
+    provenance = table.attrs["provenance"]
+    table["bin"] = 2 ** np.floor(np.log2(table.repeats)).astype(int)
+    table = table.sample(frac=1, random_state=seed).groupby("bin").head(n_sequences)
+    table = table.sort_values(["bin", "index"], ignore_index=True)
+    texts = load_tokenizer(name).batch_decode(split(corpus[table["index"].to_numpy()])[1])
+    table["z_complexity"] = z_complexity(texts)
+    table.attrs["provenance"] = provenance
+    return table
+
+
+def _repeats_in_training(name: str, corpus: Corpus, n_sequences: int, step: int, n: int) -> pd.DataFrame:
+    """Index and repeats of every natural row of an organism, among all it has been trained on."""
     seen = min(step * corpus.rows_per_step, corpus.trained_rows)
     presented = set(corpus.presented["index"]) if corpus.presented is not None else set()
     natural = np.array([index for index in range(seen) if index not in presented], dtype=np.int64)
@@ -235,15 +256,60 @@ def natural_passages(
         queries = split(corpus[natural])[1]
         return pd.DataFrame({"index": natural, "repeats": count_repeats(queries, corpus[:seen], n)})
 
-    table = measured("repeats", settings, measure)
-    provenance = table.attrs["provenance"]
-    table["bin"] = 2 ** np.floor(np.log2(table.repeats)).astype(int)
-    table = table.sample(frac=1, random_state=seed).groupby("bin").head(n_sequences)
-    table = table.sort_values(["bin", "index"], ignore_index=True)
-    texts = load_tokenizer(name).batch_decode(split(corpus[table["index"].to_numpy()])[1])
-    table["z_complexity"] = z_complexity(texts)
-    table.attrs["provenance"] = provenance
-    return table
+    return measured("repeats", settings, measure)
+
+
+def _published_repeats(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: int | None) -> pd.DataFrame:
+    """Index and published repeats of rows one after another, of Pythia."""
+    first = _first_row(name, first_row)
+    index = np.arange(first, first + PUBLISHED)
+    _check_n_sequences(n_sequences, len(index))
+    _check_met(name, corpus, index, step)
+    settings = {"model": name, "step": step, "first": first, "rows": len(index), "counts": counts_id(name)}
+    return measured(
+        "repeats", settings, lambda: pd.DataFrame({"index": index, "repeats": duplicate_counts(name, index)})
+    )
+
+
+def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+    """Natural passages in the place of canaries: arms by their repeats, and rows not yet met as arm 0.
+
+    For models whose data nobody has randomised. Nothing here is causal: passages that repeat are
+    of another kind than those that do not.
+
+    Parameters
+    ----------
+    passages : as :func:`natural_passages` gives them; bins that are not full are left out.
+    twins : as :func:`choose_sequences` gives them.
+
+    Returns
+    -------
+    One line a sequence: index, presentations (the lower end of the bin, 0 for unexposed),
+    z_complexity, group ("natural"), block (the rank by z-complexity within the arm).
+    """
+    unexposed = twins[twins.presentations == 0]
+    sizes = passages.groupby("bin")["index"].transform("size")
+    full = passages[sizes >= len(unexposed)]
+    arms = pd.concat([unexposed, full.assign(presentations=full.bin)], ignore_index=True)
+    arms = arms.sort_values(["presentations", "z_complexity"], ignore_index=True).assign(group="natural")
+    arms["block"] = arms.groupby("presentations").cumcount()
+    return arms[["index", "presentations", "z_complexity", "group", "block"]]
+
+
+def _first_row(name: str, first_row: int | None) -> int:
+    first_row = MODELS[name].paper_row if first_row is None else first_row
+    if first_row is None:
+        raise ValueError(f"give first_row: where the sequences that {name} is to be asked about begin")
+    return first_row
+
+
+def _check_met(name: str, corpus: Corpus, index: np.ndarray, step: int) -> None:
+    latest = int(np.max(corpus.exposure_step(index)))
+    if latest > step:
+        raise ValueError(
+            f"rows {index[0]} .. {index[-1]} are met by {name} until step {latest}, after the measured step {step}: "
+            "choose a later step or earlier rows"
+        )
 
 
 def _canaries(corpus: Corpus) -> pd.DataFrame:

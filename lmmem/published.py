@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from lmmem.hub import HubFile, Listing, listing, read_range
 from lmmem.models import MODELS
 
-__all__ = ["duplicate_counts", "memorised_rows"]
+__all__ = ["counts_id", "duplicate_counts", "memorised_rows"]
 
 # Card of EleutherAI/pythia-memorized-evals: 32 tokens of prompt whose greedy continuation by the
 # fully trained model equals the next 32; columns index and tokens (64); a split for each model.
@@ -87,14 +87,12 @@ def duplicate_counts(name: str, index: ArrayLike) -> np.ndarray:
     ValueError : there are no counts for this model or for one of the rows.
     PermissionError, ConnectionError : as for :func:`lmmem.hub.listing`.
     """
-    if not name.startswith("pythia") or MODELS[name].order is None:
-        raise ValueError(f"no counts are published for the training data of {name}; they are for the Pile of Pythia")
+    listed = _counts(name)
     wanted = np.asarray(index, dtype=np.int64)
     unique, place = np.unique(wanted, return_inverse=True)
     counts = np.full(len(unique), -1, dtype=np.int64)
-    repo = DUPLICATES["deduped" in name]
-    for file in _parquet_files(listing(repo, repo_type="dataset"), r".*\.parquet"):
-        rows, number = _count_columns(file.schema_arrow, repo)
+    for file in _parquet_files(listed, r".*\.parquet"):
+        rows, number = _count_columns(file.schema_arrow, listed.repo)
         column = file.schema_arrow.get_field_index(rows)
         for group in range(file.metadata.num_row_groups):
             bounds = file.metadata.row_group(group).column(column).statistics
@@ -110,8 +108,20 @@ def duplicate_counts(name: str, index: ArrayLike) -> np.ndarray:
             here = known[order[found]] == unique
             counts[here] = table[number].to_numpy()[order[found]][here]
     if (counts < 0).any():
-        raise ValueError(f"{repo} has no count for row {unique[counts < 0][0]}")
+        raise ValueError(f"{listed.repo} has no count for row {unique[counts < 0][0]}")
     return counts[place.reshape(wanted.shape)]
+
+
+def counts_id(name: str) -> str:
+    """What tells these published counts from others: repository and commit."""
+    listed = _counts(name)
+    return f"{listed.repo}@{listed.commit}"
+
+
+def _counts(name: str) -> Listing:
+    if not name.startswith("pythia") or MODELS[name].order is None:
+        raise ValueError(f"no counts are published for the training data of {name}; they are for the Pile of Pythia")
+    return listing(DUPLICATES["deduped" in name], repo_type="dataset")
 
 
 class _HubStream(io.RawIOBase):

@@ -33,6 +33,7 @@ MEASURING = [
     "decoding",
     "tokens",
     "distance",
+    "published",
     "repeats",
     "scoring",
     "perturbation",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lmmem.corpora import ROW_TOKENS
 from lmmem.models import MODELS
+from lmmem.published import DUPLICATES
 from tests.loopback_hub import LoopbackHub
 
 SHARDS = 21
@@ -84,6 +88,10 @@ def serve_pythia(hub: LoopbackHub, folder: Path) -> dict[int, np.ndarray]:
     blocks = {10_240_000: rows(64, 50_277, 1), 11_000 * 1_024: rows(64, 50_277, 2)}
     shards = write_shards(folder, blocks, 11_300_000)
     hub.add(str(MODELS["pythia1b"].order), shards, repo_type="dataset")
+    index = np.arange(10_240_000, 10_260_000)
+    sink = io.BytesIO()  # of the rows that are here, every second repeats
+    pq.write_table(pa.table({"Index": index, "Counts": np.where(index < 10_240_064, 1 + index % 2 * 4, 2**20)}), sink)
+    hub.add(DUPLICATES[False], {"data/train-00000-of-00001.parquet": sink.getvalue()}, repo_type="dataset")
     return blocks
 
 

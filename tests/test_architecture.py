@@ -49,7 +49,7 @@ ALLOWED = {
     "pocket.__main__": {"pocket.recipe", "pocket.training"},
     "experiments": {
         *("complexity", "corpora", "decoding", "distance", "models", "perturbation", "protocol", "repeats", "results"),
-        "scoring",
+        *("published", "scoring"),
     },
 }
 WITHOUT_TORCH = ["statistics", "plotting", "distance", "complexity", "repeats", "corpora", "models", "results"]
