@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ import pytest
 import lmmem
 from lmmem import experiments
 from lmmem.corpora import Corpus
+from lmmem.models import MODELS
+from lmmem.pocket.training import checkpoint_folder
 from lmmem.storage import cache_folder
 
 NAME = "pocket-mini"
@@ -151,7 +154,7 @@ def test_corpus_without_canaries_is_refused():
     corpus = Corpus(np.zeros((4, 96), np.uint16), 2, 2)
     with pytest.raises(ValueError, match="has no canaries"):
         experiments.choose_blocks(corpus, 1)
-    with pytest.raises(ValueError, match="has no canaries"):
+    with pytest.raises(ValueError, match="give first_row"):
         experiments.natural_passages(NAME, corpus, 1)
 
 
@@ -167,3 +170,64 @@ def test_natural_passages_repeat_as_often_as_they_say(mini_corpus):
     assert passages.groupby("bin").size().max() == 5
     texts = lmmem.load_tokenizer(NAME).batch_decode(truth)
     np.testing.assert_array_equal(passages.z_complexity, lmmem.z_complexity(texts))
+
+
+@pytest.fixture
+def met() -> Corpus:
+    """Training data of a model that is no organism, in the size of Pythia's steps: nothing is fetched."""
+    rows = np.random.default_rng(0).integers(0, 512, (40, 96))
+    return Corpus(rows, rows_per_step=2, steps=20)
+
+
+@pytest.fixture
+def someone(monkeypatch, mini) -> str:
+    """The small organism as a model in a folder: nobody's canaries are in its training data."""
+    folder = checkpoint_folder("pocket-mini", 120)
+    info = dataclasses.replace(MODELS["pythia1b"], name="someone", place=str(folder), paper_row=4, steps=(6, 12))
+    monkeypatch.setitem(MODELS._models, "someone", info)
+    return "someone"
+
+
+def test_rows_that_were_met_are_paired_with_later_rows_of_like_complexity(someone, met):
+    found = experiments.choose_sequences(someone, met, 2, step=6, seed=3)
+    exposed, twins = (found[found.presentations == m].set_index("block") for m in (1, 0))
+    assert (exposed["index"].between(4, 11)).all()
+    assert (exposed.exposure_step <= 6).all()
+    assert (twins.exposure_step > 6).all()
+    assert twins["index"].is_unique
+    texts = lmmem.load_tokenizer("pocket-mini").batch_decode(lmmem.split(met[12:20])[1])
+    candidates = lmmem.z_complexity(texts)
+    every = [
+        np.abs(exposed.z_complexity.to_numpy() - candidates[list(pair)]).sum()
+        for pair in itertools.permutations(range(8), 2)
+    ]
+    np.testing.assert_allclose(np.abs(exposed.z_complexity - twins.z_complexity).sum(), min(every))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first_row": 8}, "are met by someone until step 8, after the measured step 6"),
+        ({"step": 12, "first_row": 0, "n_sequences": 5}, "no row is left that someone has not met"),
+        ({"min_complexity": 2.0}, "from 1 to the 0 there are"),
+        ({"n_sequences": 0}, "n_sequences=0"),
+    ],
+)
+def test_sequences_that_cannot_be_chosen_say_why(someone, met, options, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.choose_sequences(someone, met, **{"n_sequences": 2, "step": 6} | options)
+
+
+def test_model_without_the_papers_rows_needs_a_first_row(someone, met, monkeypatch):
+    monkeypatch.setitem(MODELS._models, "someone", dataclasses.replace(MODELS["someone"], paper_row=None))
+    with pytest.raises(ValueError, match="give first_row: where the sequences that someone"):
+        experiments.choose_sequences(someone, met, 2, 6)
+
+
+def test_doses_are_full_bins_with_as_many_unexposed():
+    passages = pd.DataFrame({"index": range(7), "bin": [1, 1, 1, 2, 2, 2, 4], "z_complexity": [3, 1, 2, 6, 5, 4, 9]})
+    twins = pd.DataFrame({"index": range(10, 16), "presentations": [1, 0] * 3, "z_complexity": range(6)})
+    doses = experiments.dose_sequences(passages, twins)
+    assert doses.groupby("presentations").block.apply(list).to_dict() == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}
+    assert doses.query("presentations == 1")["index"].tolist() == [1, 2, 0]
+    assert doses.query("presentations == 0")["index"].tolist() == [11, 13, 15]
