@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from lmmem.models import MODELS
 from lmmem.pocket.recipe import RECIPES
 from lmmem.row_store import RowStore
-from lmmem.rows import ChunkedRows, FixedRows, JsonLines, LocalFile, Source, read_megatron
+from lmmem.rows import ChunkedRows, FixedRows, JsonLines, LocalFile, read_megatron
 from lmmem.storage import cache_folder
 
 if TYPE_CHECKING:
@@ -152,25 +152,6 @@ def training_data(name: str, path: str | Path | None = None) -> Corpus:
     return Corpus(rows, PYTHIA_ROWS_PER_STEP, PYTHIA_STEPS)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Remote:
-    """A file on the Hub as :mod:`lmmem.rows` reads it."""
-
-    file: HubFile
-
-    @property
-    def size(self) -> int:
-        return self.file.size
-
-    def read(self, start: int, stop: int) -> bytes:
-        from lmmem.hub import read_range
-
-        return read_range(self.file, start, stop)
-
-    def __str__(self) -> str:
-        return str(self.file)
-
-
 def _preshuffled(repo: str) -> FixedRows:
     """The pre-shuffled Pile on the Hub: shards without a header, of sizes that cut through rows."""
     from lmmem.hub import listing
@@ -178,7 +159,7 @@ def _preshuffled(repo: str) -> FixedRows:
     listed = listing(repo, repo_type="dataset")
     shards = _in_order(sorted(path for path in listed.files if path.endswith(".bin")), f"{repo}@{listed.commit[:12]}")
     files = [listed.files[path] for path in shards]
-    return FixedRows([_Remote(file) for file in files], ROW_TOKENS, PYTHIA_VOCABULARY, _store(*files))
+    return FixedRows(files, ROW_TOKENS, PYTHIA_VOCABULARY, _store(*files))
 
 
 def _local_rows(path: Path) -> Any:
@@ -227,8 +208,7 @@ def _amber_chunks(repo: str, folder: Path | None) -> Any:
             raise ValueError(f"{repo}@{listed.commit[:12]} has no train/{name}")
         file = listed.files[f"train/{name}"]
         store = _store(file)
-        source: Source = _Remote(file)
-        return JsonLines(source, ROW_TOKENS, store.folder / "line_ends", store)
+        return JsonLines(file, ROW_TOKENS, store.folder / "line_ends", store)
 
     return open_chunk
 

@@ -51,6 +51,10 @@ class HubFile:
     size: int
     etag: str
 
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes ``start .. stop - 1``, as :func:`read_range` gives them."""
+        return read_range(self, start, stop)
+
     def __str__(self) -> str:
         return f"{self.repo}/{self.path}@{self.commit[:12]}"
 

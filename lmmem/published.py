@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from lmmem.hub import HubFile, Listing, listing, read_range
+from lmmem.hub import HubFile, Listing, listing
 from lmmem.models import MODELS
 
 __all__ = ["counts_id", "duplicate_counts", "memorised_rows"]
@@ -147,7 +147,7 @@ class _HubStream(io.RawIOBase):
         stop = min(self.position + len(buffer), self.file.size)
         if stop <= self.position:
             return 0
-        data = read_range(self.file, self.position, stop)
+        data = self.file.read(self.position, stop)
         buffer[: len(data)] = data
         self.position = stop
         return len(data)

@@ -66,6 +66,11 @@ class LocalFile:
         return str(self.path)
 
 
+def _neighbours(index: np.ndarray) -> list[np.ndarray]:
+    """Ascending numbers, cut where one is left out."""
+    return np.split(index, np.flatnonzero(np.diff(index) != 1) + 1) if len(index) else []
+
+
 class FixedRows:
     """Rows of equally many uint16 tokens, one after another, in files that follow one another.
 
@@ -121,8 +126,7 @@ class FixedRows:
     def _fetched(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Runs of neighbouring rows as they arrive: numbers (m,) and tokens (m, width)."""
         longest = max(1, PIECE // (2 * self.width))
-        neighbours = np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1) if len(missing) else []
-        runs = [run[first : first + longest] for run in neighbours for first in range(0, len(run), longest)]
+        runs = [run[first : first + longest] for run in _neighbours(missing) for first in range(0, len(run), longest)]
         arrived: list[tuple[np.ndarray, np.ndarray]] = []
 
         def keep() -> None:
@@ -199,9 +203,8 @@ class JsonLines:
             return rows
         found = self._scan(int(missing[-1]) + 1, missing)
         later = np.array([line for line in missing if line not in found], dtype=np.int64)
-        runs = np.split(later, np.flatnonzero(np.diff(later) != 1) + 1) if len(later) else []
         with ThreadPoolExecutor(WORKERS) as pool:
-            for lines in pool.map(self._read_run, runs):
+            for lines in pool.map(self._read_run, _neighbours(later)):
                 found |= lines
         if self.store is not None:
             self.store.add(list(found), np.stack(list(found.values())))
