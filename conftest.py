@@ -56,3 +56,4 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopba
         monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / "lmmem"))
         yield server
     hub._locations.clear()
+    hub._listings.clear()

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return _models() if given.command == "models" else _verify(given)
-    except (ValueError, OSError) as error:
+    except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2
 

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from lmmem.models import MODELS
+from lmmem.models import AMBER_STRIDE, MODELS, PYTHIA_STEPS
 from lmmem.pocket.recipe import RECIPES
 from lmmem.row_store import RowStore
-from lmmem.rows import ChunkedRows, FixedRows, JsonLines, LocalFile, read_megatron
-from lmmem.storage import cache_folder
+from lmmem.rows import ChunkedRows, FixedRows, JsonLines, LocalFile, as_row_numbers, read_megatron
+from lmmem.storage import DamagedError, cache_folder
 
 if TYPE_CHECKING:
     from lmmem.hub import HubFile
@@ -25,10 +25,9 @@ __all__ = ["Corpus", "training_data"]
 
 ROW_TOKENS = 2_049  # of Pythia and of Amber: a context of 2,048 and the token after it
 PYTHIA_ROWS_PER_STEP = 1_024  # Biderman et al. 2023, batch size in sequences
-PYTHIA_STEPS = 143_000
 PYTHIA_VOCABULARY = 50_304  # as padded: no token of a row is above it
 AMBER_CHUNKS = 360
-AMBER_STRIDE = 10_000_000  # row numbers set aside for each of its chunks, which have about 1.7 million lines
+AMBER_VOCABULARY = 32_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Corpus:
     rows : (n, w) integers: an array, a memory map, or what :mod:`lmmem.rows` gives.
     rows_per_step : sequences per optimizer step.
     steps : optimizer steps of the whole training.
+    vocabulary : a token at or above it is damage, and refused; None checks nothing.
     exposure_lag : steps from the one that trains on a row to the first weights that know it.
     canaries : for an organism, one line a canary: canary, block, group, presentations,
         z_complexity, index (of its first presentation, or where it lies held out),
@@ -54,6 +54,7 @@ class Corpus:
     rows: Any
     rows_per_step: int
     steps: int
+    vocabulary: int | None = None
     exposure_lag: int = 1
     canaries: pd.DataFrame | None = None
     presented: pd.DataFrame | None = None
@@ -63,13 +64,17 @@ class Corpus:
 
     @property
     def trained_rows(self) -> int:
-        """Number of rows the whole training covers; rows at and after it are held out."""
+        """Row numbers that the whole training covers (of Amber, set aside); those at and after it are held out."""
         return self.rows_per_step * self.steps
 
     def __getitem__(self, index: int | slice | ArrayLike) -> np.ndarray:
-        if isinstance(index, slice):
-            return np.asarray(self.rows[index]).astype(np.int64)
-        return np.asarray(self.rows[self._checked(index)]).astype(np.int64)
+        index = index if isinstance(index, slice) else as_row_numbers(index, len(self))
+        rows = np.asarray(self.rows[index]).astype(np.int64)
+        if self.vocabulary is not None and rows.size and (rows.min() < 0 or rows.max() >= self.vocabulary):
+            raise DamagedError(
+                f"these rows hold tokens {rows.min()} .. {rows.max()}; the vocabulary is 0 .. {self.vocabulary - 1}"
+            )
+        return rows
 
     def at_step(self, step: int) -> np.ndarray:
         """The sequences that optimizer step `step` (0-based) trains on: (rows_per_step, w) int64."""
@@ -89,20 +94,9 @@ class Corpus:
         A model at a step at or above it is exposed to that row (which says nothing of other rows
         with the same tokens); held-out rows give a step after the last.
         """
-        wanted = self._checked(index)
+        wanted = as_row_numbers(index, len(self))
         step = wanted // self.rows_per_step + self.exposure_lag
         return int(step) if wanted.ndim == 0 else step
-
-    def _checked(self, index: ArrayLike) -> np.ndarray:
-        wanted = np.asarray(index)
-        if wanted.size == 0:
-            wanted = wanted.astype(np.int64)
-        if not np.issubdtype(wanted.dtype, np.integer):
-            raise TypeError(f"an index is a whole number, a slice, or an array of whole numbers; got {wanted.dtype}")
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            bad = wanted.min() if wanted.min() < 0 else wanted.max()
-            raise IndexError(f"index {bad} is outside the corpus, which has rows 0 .. {len(self) - 1}")
-        return wanted
 
 
 def training_data(name: str, path: str | Path | None = None) -> Corpus:
@@ -142,14 +136,14 @@ def training_data(name: str, path: str | Path | None = None) -> Corpus:
         raise FileNotFoundError(f"there is nothing at {path}; without a path, rows are fetched as they are asked for")
     if name == "amber7b":
         rows: Any = ChunkedRows(_amber_chunks(str(info.order), path), AMBER_CHUNKS, AMBER_STRIDE, ROW_TOKENS)
-        return Corpus(rows, AMBER_STRIDE, AMBER_CHUNKS, exposure_lag=0)
+        return Corpus(rows, AMBER_STRIDE, AMBER_CHUNKS, AMBER_VOCABULARY, exposure_lag=0)
     if not name.startswith("pythia") or (info.order is None and path is None):
         raise ValueError(
             f"the training data of {name!r} in order are not known here: give them as an array, "
             "lmmem.Corpus(rows, rows_per_step, steps)" + (", or as a path" if name.startswith("pythia") else "")
         )
     rows = _local_rows(path) if path is not None else _preshuffled(str(info.order))
-    return Corpus(rows, PYTHIA_ROWS_PER_STEP, PYTHIA_STEPS)
+    return Corpus(rows, PYTHIA_ROWS_PER_STEP, PYTHIA_STEPS[-1], PYTHIA_VOCABULARY)
 
 
 def _preshuffled(repo: str) -> FixedRows:
@@ -165,7 +159,14 @@ def _preshuffled(repo: str) -> FixedRows:
 def _local_rows(path: Path) -> Any:
     if path.is_dir():
         shards = _in_order(sorted(str(shard) for shard in path.glob("*.bin")), str(path))
-        return FixedRows([LocalFile(Path(shard)) for shard in shards], ROW_TOKENS, PYTHIA_VOCABULARY)
+        files = [LocalFile(Path(shard)) for shard in shards]
+        for file in files[1:]:  # all are of one size but the last: a copy that broke off would move the rows after it
+            if file.size > files[0].size or (file.size < files[0].size and file is not files[-1]):
+                raise ValueError(
+                    f"{file} has {file.size:,} bytes and {files[0].path.name} {files[0].size:,}: "
+                    "shards are of one size, but for the last, which may be smaller; one is not whole"
+                )
+        return FixedRows(files, ROW_TOKENS, PYTHIA_VOCABULARY)
     if path.suffix == ".npy":
         return _checked_rows(np.load(path, mmap_mode="r"), path)
     if path.suffix == ".bin" and path.with_suffix(".idx").exists():
@@ -184,9 +185,9 @@ def _in_order(paths: list[str], where: str) -> list[str]:
     found = [re.search(r"-(\d+)-of-(\d+)\.bin$", path) for path in paths]
     places = [(int(match[1]), int(match[2])) for match in found if match]
     whole = [place for place, _ in places] == list(range(len(paths))) and len({of for _, of in places}) == 1
-    if not places or not whole or places[-1][0] < places[-1][1] - 1:
+    if not places or not whole or places[-1][0] != places[-1][1]:
         raise ValueError(
-            f"{where} does not hold every shard document-00000-of-N.bin .. of the pre-shuffled Pile: "
+            f"{where} does not hold every shard document-00000-of-N.bin .. document-N-of-N.bin of the Pile: "
             f"found {', '.join(Path(path).name for path in paths) or 'none'}"
         )
     return paths
@@ -200,7 +201,7 @@ def _amber_chunks(repo: str, folder: Path | None) -> Any:
         if folder is not None:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}")
-            return JsonLines(LocalFile(folder / name), ROW_TOKENS)
+            return JsonLines(LocalFile(folder / name), ROW_TOKENS, AMBER_VOCABULARY)
         from lmmem.hub import listing
 
         listed = listing(repo, repo_type="dataset")
@@ -208,7 +209,7 @@ def _amber_chunks(repo: str, folder: Path | None) -> Any:
             raise ValueError(f"{repo}@{listed.commit[:12]} has no train/{name}")
         file = listed.files[f"train/{name}"]
         store = _store(file)
-        return JsonLines(file, ROW_TOKENS, store.folder / "line_ends", store)
+        return JsonLines(file, ROW_TOKENS, AMBER_VOCABULARY, store.folder / "line_ends", store)
 
     return open_chunk
 

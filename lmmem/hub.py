@@ -7,21 +7,24 @@ adds is that a range is either exactly the bytes asked for, of the file that was
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import threading
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import huggingface_hub as hf
 from huggingface_hub import errors
 from huggingface_hub.utils import build_hf_headers, get_session
 
-from lmmem.storage import DamagedError, cache_folder, write_whole
+from lmmem.storage import DamagedError, cache_folder, keep
 
-__all__ = ["HubFile", "Listing", "listing", "read_range"]
+__all__ = ["HubFile", "Listing", "download", "listing", "read_range"]
 
 TRIES = 6  # of one range
 PAUSE, PATIENCE = 0.5, 60  # seconds before the second try of a range; before any, at most
@@ -29,6 +32,7 @@ TIMEOUT = 30  # seconds without a byte
 AGAIN = (408, 429, 500, 502, 503, 504)
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
+_listings: dict[tuple[str, ...], Listing] = {}  # asked for once, so that a process sees one commit of a branch
 _locations: dict[HubFile, str] = {}  # where the bytes of a file lie, as the Hub told this process
 _locks: defaultdict[HubFile, threading.Lock] = defaultdict(threading.Lock)  # each is asked for by one thread
 
@@ -69,7 +73,10 @@ class Listing:
 
 
 def listing(repo: str, revision: str = "main", repo_type: str = "model") -> Listing:
-    """Which commit a revision is, and its files with their sizes: one request, kept for offline use.
+    """Which commit a revision is, and its files with their sizes.
+
+    One request for the life of the process, so that a branch which moves meanwhile does not mix two
+    commits. What the Hub said is kept, and used with a warning if it cannot be asked another time.
 
     Parameters
     ----------
@@ -83,7 +90,16 @@ def listing(repo: str, revision: str = "main", repo_type: str = "model") -> List
     ValueError : there is no such repository or revision.
     ConnectionError : the Hub cannot be reached, and this revision has not been listed before.
     """
-    kept = cache_folder() / "hub" / f"{repo_type}s--{repo.replace('/', '--')}" / f"{revision.replace('/', '--')}.json"
+    key = (hf.constants.ENDPOINT, repo_type, repo, revision)
+    if key not in _listings:
+        _listings[key] = _listing(key)
+    return _listings[key]
+
+
+def _listing(key: tuple[str, str, str, str]) -> Listing:
+    _, repo_type, repo, revision = key
+    name = f"{repo.replace('/', '--')}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    kept = cache_folder() / "hub" / name
     try:
         with _plain_errors(f"{repo} at {revision}"):
             info = hf.HfApi().repo_info(repo, revision=revision, repo_type=repo_type, files_metadata=True)
@@ -92,13 +108,27 @@ def listing(repo: str, revision: str = "main", repo_type: str = "model") -> List
             commit, files = json.loads(kept.read_text())
         except (OSError, ValueError):
             raise error from None
+        if not hf.constants.HF_HUB_OFFLINE:
+            warnings.warn(f"{error}; going on with its commit {commit[:12]}, as listed before", stacklevel=4)
     else:
         commit, siblings = str(info.sha), getattr(info, "siblings", None) or []
         files = [[s.rfilename, s.size, s.lfs.sha256 if s.lfs else s.blob_id] for s in siblings]
-        with write_whole(kept) as part:
+        with keep(kept) as part:
             part.write_text(json.dumps([commit, files]))
     found = {path: HubFile(repo, repo_type, commit, path, size or 0, etag) for path, size, etag in files}
     return Listing(repo, commit, found)
+
+
+def download(file: HubFile) -> Path:
+    """A file on this machine: in the cache of huggingface_hub, fetched if it is not there.
+
+    Raises
+    ------
+    PermissionError, ConnectionError : as for :func:`listing`.
+    """
+    with _plain_errors(str(file)):
+        path = hf.hf_hub_download(file.repo, file.path, repo_type=file.repo_type, revision=file.commit)
+    return Path(path)
 
 
 def read_range(file: HubFile, start: int, stop: int) -> bytes:
@@ -198,6 +228,10 @@ def _plain_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: the Hub has no such repository, or it is private ({LOGIN})") from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(f"{what}: the repository has no such revision") from error
+    except errors.LocalEntryNotFoundError as error:
+        if hf.constants.HF_HUB_OFFLINE:
+            raise ConnectionError(_offline(what)) from error
+        raise ConnectionError(f"{what}: the Hub cannot be reached ({error.__cause__ or error})") from error
     except errors.EntryNotFoundError as error:
         raise ValueError(f"{what}: the repository has no such file") from error
     except errors.OfflineModeIsEnabled as error:

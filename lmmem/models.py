@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import html
 import numbers
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lmmem.pocket.recipe import RECIPES
 from lmmem.protocol import SIGMA
@@ -19,9 +21,13 @@ from lmmem.storage import recorded_sha256, sha256_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lmmem.hub import Listing
+
 __all__ = [
+    "AMBER_STRIDE",
     "DTYPES",
     "MODELS",
+    "PYTHIA_STEPS",
     "ModelInfo",
     "download_size",
     "load_model",
@@ -39,6 +45,11 @@ PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1_000, 144_000, 1_000))
 PYTHIA_V0_STEPS = PYTHIA_STEPS[11:]
 # LLM360/Amber on the Hugging Face Hub: branches ckpt_000 .. ckpt_358; main is ckpt_359.
 AMBER_STEPS = tuple(range(360))
+AMBER_STRIDE = 10_000_000  # row numbers set aside for each of its chunks, which have about 1.7 million lines
+
+# What transformers reads a model from: safetensors, or where there are none, what torch has pickled.
+WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin")
+BESIDE = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer
 
 # The weights of an organism are several times Pythia's, because Muon trains them: the paper's noise is
 # about 8 % of the rms of Pythia-1B's weights, and so is this of pocket's.
@@ -59,7 +70,8 @@ class ModelInfo:
     dtype : the default for measurement.
     sigma : the default perturbation, in absolute weight units.
     source : where these facts and the weights come from.
-    place : repository on the Hugging Face Hub, or a folder; None for an organism trained here.
+    place : repository on the Hugging Face Hub; or a folder, which begins with "/", "." or "~", and
+        holds ``{step}`` if there are several; None for an organism trained here.
     revision : the repository's branch for a step, a format string with ``{step}``.
     order : data set on the Hub that holds its training data in training order, or None.
     epochs : times it met its training data.
@@ -89,6 +101,20 @@ class ModelInfo:
             raise ValueError(f"{self.name}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if list(self.steps) != sorted(set(self.steps)):
             raise ValueError(f"{self.name}: steps must ascend")
+        if self.place and len(self.steps) > 1 and self.address(self.steps[0]) == self.address(self.steps[1]):
+            raise ValueError(
+                f"{self.name}: all {len(self.steps)} steps lie at {' at '.join(self.address(self.steps[0]))}: "
+                "put {step} into revision, or into place if that is a folder"
+            )
+
+    def address(self, step: int) -> tuple[str, ...]:
+        """Where the weights of a step lie: (repository, revision), or (folder,)."""
+        place = str(self.place).format(step=step) if self.steps else str(self.place)
+        if place.startswith(("/", ".", "~")):
+            return (str(Path(place).expanduser()),)
+        if self.name == "amber7b" and step == AMBER_STEPS[-1]:
+            return place, "main"
+        return place, self.revision.format(step=step)
 
 
 class _Registry(Mapping[str, ModelInfo]):
@@ -177,7 +203,7 @@ def _unregistered(name: str) -> ModelInfo:
         dtype="float32",
         sigma=SIGMA,
         source=name,
-        place=name,
+        place=str(Path(name).absolute()) if Path(name).is_dir() else name,
     )
 
 
@@ -262,7 +288,7 @@ MODELS = _Registry(
             caveats="steps number checkpoints, one a chunk; trained in bfloat16, measured in float16 as by the paper",
             # The paper's rows are of chunk 100. One checkpoint later they have been met, however chunks are counted.
             paper_step=101,
-            paper_row=100 * 10_000_000,
+            paper_row=100 * AMBER_STRIDE,
         ),
     ]
 )
@@ -305,16 +331,13 @@ def download_size(name: str, step: int | None = None) -> int:
     >>> download_size("pocket-mini")
     0
     """
-    info = MODELS[name]
-    if info.place is None or Path(info.place).is_dir():
+    step = resolve_step(name, step)
+    if _folder(name, step) is not None:
         return 0
     from huggingface_hub import try_to_load_from_cache
 
-    from lmmem.hub import listing
-
-    listed = listing(info.place, _revision(info, resolve_step(name, step)))
-    weights = [file for path, file in listed.files.items() if path.endswith(".safetensors")]
-    weights = weights or [file for path, file in listed.files.items() if path.endswith(".bin")]
+    listed = _listed(name, step)
+    weights = [listed.files[path] for path in _weight_files(listed.files, f"{name} at step {step}")]
     kept = [isinstance(try_to_load_from_cache(file.repo, file.path, revision=file.commit), str) for file in weights]
     return sum(file.size for file, here in zip(weights, kept, strict=True) if not here)
 
@@ -357,13 +380,18 @@ def load_model(
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    found = _located(name, step)
+    folder = _folder(name, step)
+    if folder is None:
+        listed = _listed(name, step)
+        weights = _weight_files(listed.files, f"{name} at step {step}")
+        folder = _fetched(listed, weights)
+    else:
+        weights = _weight_files((path.name for path in folder.iterdir()), str(folder))
     model = AutoModelForCausalLM.from_pretrained(
-        found.place,
-        revision=found.commit,
+        folder,
         dtype=getattr(torch, dtype),
         device_map={"": where},
-        use_safetensors=found.safetensors,
+        use_safetensors=weights[0].endswith(".safetensors"),
         weights_only=True,
         trust_remote_code=False,
     )
@@ -376,6 +404,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises
     ------
     ValueError : unknown model.
+    PermissionError, ConnectionError : as for :func:`lmmem.hub.listing`.
 
     >>> load_tokenizer("pocket-mini").decode([0])
     '<|endoftext|>'
@@ -386,13 +415,22 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         from lmmem.pocket.training import tokenizer_of
 
         return tokenizer_of(name)
-    found = _located(name, resolve_step(name))
-    return AutoTokenizer.from_pretrained(found.place, revision=found.commit, trust_remote_code=False)
+    step = resolve_step(name)
+    folder = _folder(name, step) or _fetched(_listed(name, step), [])
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def weights_id(name: str, step: int) -> str:
     """What tells these weights from any others: the SHA-256 of their file, or repository and commit."""
-    return _located(name, step).identity
+    folder = _folder(name, step)
+    if folder is None:
+        listed = _listed(name, step)
+        return f"{listed.repo}@{listed.commit}"
+    if name in RECIPES:
+        return recorded_sha256(folder / "model.safetensors")
+    weights = [folder / path for path in _weight_files((path.name for path in folder.iterdir()), str(folder))]
+    sums = [_sha256_of_unchanged(path, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def _dtype(name: str, dtype: str | None) -> str:
@@ -403,33 +441,47 @@ def _dtype(name: str, dtype: str | None) -> str:
     return dtype
 
 
-class _Located(NamedTuple):
-    place: str  # folder or repository
-    commit: str
-    safetensors: bool
-    identity: str
-
-
-def _located(name: str, step: int) -> _Located:
-    """Where the weights are, pinned to a commit."""
+def _folder(name: str, step: int) -> Path | None:
+    """Where the weights lie on this machine; None if on the Hub."""
     info = MODELS[name]
     if info.place is None:
         from lmmem.pocket.training import checkpoint_folder
 
-        folder = checkpoint_folder(name, step)
-        return _Located(str(folder), "main", True, recorded_sha256(folder / "model.safetensors"))
-    if Path(info.place).is_dir():
-        weights = sorted(Path(info.place).glob("*.safetensors")) or sorted(Path(info.place).glob("*.bin"))
-        if not weights:
-            raise ValueError(f"the folder {info.place} holds no model: it has no .safetensors and no .bin")
-        digest = hashlib.sha256("".join(map(sha256_of, weights)).encode()).hexdigest()
-        return _Located(info.place, "main", weights[0].suffix == ".safetensors", digest)
+        return checkpoint_folder(name, step)
+    place, *on_the_hub = info.address(step)
+    if on_the_hub:
+        return None
+    if not Path(place).is_dir():
+        raise ValueError(f"{name} at step {step}: there is no folder {place}")
+    return Path(place)
+
+
+def _listed(name: str, step: int) -> Listing:
     from lmmem.hub import listing
 
-    listed = listing(info.place, _revision(info, step))
-    safetensors = any(path.endswith(".safetensors") for path in listed.files)
-    return _Located(info.place, listed.commit, safetensors, f"{info.place}@{listed.commit}")
+    return listing(*MODELS[name].address(step))
 
 
-def _revision(info: ModelInfo, step: int) -> str:
-    return "main" if info.name == "amber7b" and step == AMBER_STEPS[-1] else info.revision.format(step=step)
+def _fetched(listed: Listing, weights: list[str]) -> Path:
+    """The folder on this machine that holds these weights of a commit, its configuration and tokenizer."""
+    from lmmem.hub import download
+
+    beside = [path for path in listed.files if "/" not in path and path.endswith(BESIDE)]
+    with ThreadPoolExecutor() as pool:
+        paths = list(pool.map(download, [listed.files[path] for path in [*beside, *weights]]))
+    if not paths:
+        raise ValueError(f"{listed.repo}@{listed.commit[:12]} holds no model: it has no configuration")
+    return paths[0].parent
+
+
+def _weight_files(names: Iterable[str], where: str) -> list[str]:
+    names = list(names)
+    for pattern in WEIGHTS:
+        if found := sorted(name for name in names if re.fullmatch(pattern, name)):
+            return found
+    raise ValueError(f"{where} holds no model: it has no model.safetensors and no pytorch_model.bin, whole or in parts")
+
+
+@functools.cache
+def _sha256_of_unchanged(path: Path, size: int, modified: int) -> str:
+    return sha256_of(path)

@@ -12,15 +12,19 @@ from numpy.typing import ArrayLike
 
 from lmmem.hub import HubFile, Listing, listing
 from lmmem.models import MODELS
+from lmmem.protocol import PROMPT
+from lmmem.rows import as_row_numbers
 
 __all__ = ["counts_id", "duplicate_counts", "memorised_rows"]
 
 # Card of EleutherAI/pythia-memorized-evals: 32 tokens of prompt whose greedy continuation by the
 # fully trained model equals the next 32; columns index and tokens (64); a split for each model.
 MEMORISED = "EleutherAI/pythia-memorized-evals"
-# Prashanth et al. 2025, "Recite, Reconstruct, Recollect": exact counts of the 32-gram at offset 32 of every row.
+# Prashanth et al. 2025, "Recite, Reconstruct, Recollect": exact counts of the 32-gram at offset 32 of
+# every row, at whatever place it recurs; columns as read by calculate_metrics.py of EleutherAI/semantic-memorization.
 DUPLICATES = {False: "usvsnsp/duped-num-duplicates", True: "usvsnsp/deduped-num-duplicates"}
 SPLIT_SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+ROW, COUNT = "Index", "Counts"
 GROUPS_READ = 4  # row groups that a sample is drawn from
 
 
@@ -65,6 +69,8 @@ def memorised_rows(name: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.nda
     table = pa.concat_tables(tables)
     table = table.take(np.sort(random.choice(len(table), n, replace=False)))
     tokens = np.array(table["tokens"].to_pylist(), dtype=np.int64)
+    if tokens.shape != (n, 2 * PROMPT):
+        raise ValueError(f"{MEMORISED}, split {split}: expected {2 * PROMPT} tokens a row, got {tokens.shape}")
     index = table["index"].to_numpy().astype(np.int64)
     order = np.argsort(index)
     return index[order], tokens[order]
@@ -84,29 +90,33 @@ def duplicate_counts(name: str, index: ArrayLike) -> np.ndarray:
 
     Raises
     ------
-    ValueError : there are no counts for this model or for one of the rows.
+    ValueError : there are no counts for this model or for one of the rows, or one is below 1.
+    TypeError, IndexError : a row is no whole number, or negative.
     PermissionError, ConnectionError : as for :func:`lmmem.hub.listing`.
     """
     listed = _counts(name)
-    wanted = np.asarray(index, dtype=np.int64)
+    wanted = as_row_numbers(index)
     unique, place = np.unique(wanted, return_inverse=True)
     counts = np.full(len(unique), -1, dtype=np.int64)
     for file in _parquet_files(listed, r".*\.parquet"):
-        rows, number = _count_columns(file.schema_arrow, listed.repo)
-        column = file.schema_arrow.get_field_index(rows)
+        leaves = [file.metadata.schema.column(i).path for i in range(file.metadata.num_columns)]
+        if ROW not in leaves or COUNT not in leaves:
+            raise ValueError(f"{listed.repo} has columns {', '.join(leaves)}: {ROW} and {COUNT} expected")
         for group in range(file.metadata.num_row_groups):
-            bounds = file.metadata.row_group(group).column(column).statistics
+            rows = file.metadata.row_group(group)
+            bounds = rows.column(leaves.index(ROW)).statistics
             missing = unique[counts < 0]
             if bounds is not None and bounds.has_min_max:
                 missing = missing[(missing >= bounds.min) & (missing <= bounds.max)]
-            if not len(missing):
+            if not len(missing) or not rows.num_rows:
                 continue
-            table = file.read_row_group(group, columns=[rows, number])
-            known = table[rows].to_numpy()
-            order = np.argsort(known, kind="stable")
-            found = np.searchsorted(known, unique, sorter=order).clip(max=len(known) - 1)
-            here = known[order[found]] == unique
-            counts[here] = table[number].to_numpy()[order[found]][here]
+            table = file.read_row_group(group, columns=[ROW, COUNT])
+            known, first = np.unique(table[ROW].to_numpy(), return_index=True)
+            found = np.searchsorted(known, unique).clip(max=len(known) - 1)
+            here = (known[found] == unique) & (counts < 0)
+            counts[here] = table[COUNT].to_numpy()[first[found]][here]
+            if (counts[here] < 1).any():
+                raise ValueError(f"{listed.repo} counts row {unique[here & (counts < 1)][0]} less than once")
     if (counts < 0).any():
         raise ValueError(f"{listed.repo} has no count for row {unique[counts < 0][0]}")
     return counts[place.reshape(wanted.shape)]
@@ -160,13 +170,3 @@ def _parquet_files(listed: Listing, pattern: str) -> list[pq.ParquetFile]:
             f"{listed.repo}@{listed.commit[:12]} has no file {pattern}: it is laid out otherwise than it was"
         )
     return [pq.ParquetFile(_HubStream(listed.files[path]), pre_buffer=True) for path in paths]
-
-
-def _count_columns(schema: pa.Schema, repo: str) -> tuple[str, str]:
-    """The column of row numbers and that of counts."""
-    whole = [field.name for field in schema if pa.types.is_integer(field.type) and not field.name.startswith("__")]
-    rows = [name for name in whole if re.search(r"index|id", name.lower())]
-    numbers = [name for name in whole if re.search(r"count|dup", name.lower()) and name not in rows]
-    if len(rows) != 1 or len(numbers) != 1:
-        raise ValueError(f"{repo} has columns {', '.join(schema.names)}: one of row numbers and one of counts expected")
-    return rows[0], numbers[0]

@@ -1,8 +1,8 @@
 """Rows that have been fetched, kept on disk. Knows nothing of where they come from.
 
 Rows lie in *segments*: files that are written once, whole, and never changed, so that any number of
-processes can fill one folder, on any file system, without a lock. A segment is its SHA-256 and then
-what that covers: how many rows, their numbers, their tokens.
+processes can fill one folder, on any file system, without a lock. A segment is the SHA-256 of its
+head and the head (how many rows, the SHA-256 of their tokens, their numbers), then the tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmmem.storage import write_whole
+from lmmem.storage import keep
 
 __all__ = ["RowStore"]
 
@@ -41,65 +41,77 @@ class RowStore:
         wanted = np.asarray(wanted, dtype=np.int64)
         rows = np.zeros((len(wanted), self.width), dtype=np.int64)
         here = np.zeros(len(wanted), dtype=bool)
-        self._look()
-        for path, index in list(self._indices.items()):
-            ours = ~here & np.isin(wanted, index)
-            if not ours.any():
-                continue
-            segment = self._read(path)
-            if segment is None:
-                continue
-            index, tokens = segment
-            rows[ours] = tokens[np.searchsorted(index, wanted[ours])]
-            here |= ours
+        whole = False
+        while not whole and not here.all():  # again if a segment is gone: it may have become part of a larger one
+            whole = True
+            self._look()
+            for path, index in list(self._indices.items()):
+                ours = ~here & np.isin(wanted, index)
+                if not ours.any():
+                    continue
+                tokens = self._read(path)
+                if tokens is None:
+                    whole = False
+                    continue
+                rows[ours] = tokens[np.searchsorted(index, wanted[ours])]
+                here |= ours
         return rows, here
 
     def add(self, index: np.ndarray | list[int], rows: np.ndarray | list[list[int]]) -> None:
-        """Keep rows. A disk that is full is no reason to fail: the rows are then fetched again next time."""
-        index, rows = np.asarray(index, dtype=np.int64), np.asarray(rows, dtype=np.uint16)
+        """Keep rows. A disk that is full is no reason to fail: the rows are then fetched again next time.
+
+        Raises
+        ------
+        ValueError : a token that takes more than two bytes.
+        """
+        index, rows = np.asarray(index, dtype=np.int64), np.asarray(rows)
+        if rows.size and (rows.min() < 0 or rows.max() >= 2**16):
+            raise ValueError(f"rows of uint16 tokens are kept, got tokens {rows.min()} .. {rows.max()}")
         absorbed = [path for path, known in self._indices.items() if len(known) < SMALL]
         if len(absorbed) >= SMALL:
-            segments = [segment for path in absorbed if (segment := self._read(path))]
-            index = np.concatenate([index, *(known for known, _ in segments)])
-            rows = np.concatenate([rows, *(tokens for _, tokens in segments)])
+            segments = [(self._indices[path], self._read(path)) for path in absorbed]
+            there = [(known, tokens) for known, tokens in segments if tokens is not None]
+            index = np.concatenate([index, *(known for known, _ in there)])
+            rows = np.concatenate([rows, *(tokens for _, tokens in there)])
         else:
             absorbed = []
         index, first = np.unique(index, return_index=True)
-        body = len(index).to_bytes(8, "little") + index.astype("<i8").tobytes() + rows[first].astype("<u2").tobytes()
+        tokens = rows[first].astype("<u2").tobytes()
+        head = len(index).to_bytes(8, "little") + hashlib.sha256(tokens).digest() + index.astype("<i8").tobytes()
         path = self.folder / f"{uuid.uuid4().hex}.rows"
-        try:
-            with write_whole(path) as part:
-                part.write_bytes(hashlib.sha256(body).digest() + body)
-        except OSError as error:
-            warnings.warn(f"fetched rows cannot be kept in {self.folder}: {error.strerror}", stacklevel=2)
-            return
-        self._indices[path] = index
-        for old in absorbed:
-            self._forget(old)
+        with keep(path) as part:
+            part.write_bytes(hashlib.sha256(head).digest() + head + tokens)
+        if path.exists():
+            self._indices[path] = index
+            for old in absorbed:
+                self._forget(old)
 
     def _look(self) -> None:
-        """Take note of segments that this or another process has written."""
+        """Take note of segments that this or another process has written: of their heads alone."""
         present = set(self.folder.glob("[!.]*.rows"))
         self._indices = {path: index for path, index in self._indices.items() if path in present}
         for path in present - self._indices.keys():
-            if segment := self._read(path):
-                self._indices[path] = segment[0]
+            self._read(path, head_only=True)
 
-    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-        """The numbers and tokens of a segment; None, and the segment is gone, if it is not what was written."""
+    def _read(self, path: Path, *, head_only: bool = False) -> np.ndarray | None:
+        """The tokens of a segment, its numbers noted; None, and it is forgotten, if it is not what was written."""
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as file:
+                digest, count, of_tokens = file.read(32), file.read(8), file.read(32)
+                n = int.from_bytes(count, "little")
+                whole = path.stat().st_size == 72 + n * (8 + 2 * self.width)
+                numbers = file.read(8 * n) if whole else b""
+                tokens = file.read() if whole and not head_only else b""
         except FileNotFoundError:  # another process has made it part of a larger one
             self._indices.pop(path, None)
             return None
-        digest, body = data[:32], data[32:]
-        n = int.from_bytes(body[:8], "little")
-        if hashlib.sha256(body).digest() != digest or len(body) != 8 + n * (8 + 2 * self.width):
+        whole &= hashlib.sha256(count + of_tokens + numbers).digest() == digest
+        if not whole or (not head_only and hashlib.sha256(tokens).digest() != of_tokens):
             warnings.warn(f"{path} is damaged: its rows are fetched again", stacklevel=2)
             self._forget(path)
             return None
-        index = np.frombuffer(body, "<i8", n, offset=8)
-        return index, np.frombuffer(body, "<u2", offset=8 + 8 * n).reshape(n, self.width)
+        self._indices[path] = np.frombuffer(numbers, "<i8")
+        return np.frombuffer(tokens, "<u2").reshape(-1, self.width)
 
     def _forget(self, path: Path) -> None:
         self._indices.pop(path, None)

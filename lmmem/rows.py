@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,9 +20,9 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from lmmem.row_store import RowStore
-from lmmem.storage import DamagedError, write_whole
+from lmmem.storage import DamagedError, keep
 
-__all__ = ["ChunkedRows", "FixedRows", "JsonLines", "LocalFile", "Source", "read_megatron"]
+__all__ = ["ChunkedRows", "FixedRows", "JsonLines", "LocalFile", "Source", "as_row_numbers", "read_megatron"]
 
 WORKERS = 16  # requests at a time
 PIECE = 16 * 2**20  # bytes of one request, at most
@@ -57,13 +56,45 @@ class LocalFile:
     def read(self, start: int, stop: int) -> bytes:
         """Exactly the bytes ``start .. stop - 1``."""
         with open(self.path, "rb") as file:
-            data = os.pread(file.fileno(), stop - start, start)
+            file.seek(start)
+            data = file.read(stop - start)
         if len(data) != stop - start:
             raise DamagedError(f"{self.path} ends before byte {stop}: it has been cut since it was opened")
         return data
 
     def __str__(self) -> str:
         return str(self.path)
+
+
+def as_row_numbers(index: ArrayLike, n: int | None = None) -> np.ndarray:
+    """Row numbers as int64, if they are whole numbers, and below `n` if that is given.
+
+    Raises
+    ------
+    TypeError : they are no whole numbers; a mask of booleans is none.
+    IndexError : one is negative, or n and above.
+
+    >>> as_row_numbers(np.uint8([3, 1]), n=4)
+    array([3, 1])
+    """
+    wanted = np.asarray(index)
+    if wanted.size == 0:
+        wanted = wanted.astype(np.int64)
+    if not np.issubdtype(wanted.dtype, np.integer):
+        raise TypeError(f"an index is a whole number, a slice, or an array of whole numbers; got {wanted.dtype}")
+    if wanted.size and (wanted.min() < 0 or (n is not None and wanted.max() >= n)):
+        bad = wanted.min() if wanted.min() < 0 else wanted.max()
+        raise IndexError(f"index {bad} is outside the corpus" + ("" if n is None else f", which has rows 0 .. {n - 1}"))
+    return wanted.astype(np.int64)
+
+
+def _check_vocabulary(tokens: np.ndarray, vocabulary: int, what: str) -> None:
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
+        bad = tokens.min() if tokens.min() < 0 else tokens.max()
+        raise DamagedError(
+            f"{what} hold token {bad}, outside the vocabulary of {vocabulary}: "
+            "these are not such rows, or not from their first byte on"
+        )
 
 
 def _neighbours(index: np.ndarray) -> list[np.ndarray]:
@@ -74,8 +105,8 @@ def _neighbours(index: np.ndarray) -> list[np.ndarray]:
 class FixedRows:
     """Rows of equally many uint16 tokens, one after another, in files that follow one another.
 
-    A row may begin in one file and end in the next. Indexed like an array of shape (n, width), by
-    a whole number, a slice or an array of whole numbers, whose order and duplicates are kept.
+    A row may begin in one file and end in the next. Indexed by a whole number from 0 on, a slice or
+    an array of whole numbers, whose order and duplicates are kept, like an array of shape (n, width).
 
     Parameters
     ----------
@@ -112,7 +143,7 @@ class FixedRows:
     def __getitem__(self, index: int | slice | ArrayLike) -> np.ndarray:
         if isinstance(index, slice):
             index = np.arange(*index.indices(len(self)))
-        wanted = np.asarray(index, dtype=np.int64)
+        wanted = as_row_numbers(index, len(self))
         unique, place = np.unique(wanted, return_inverse=True)
         if self.store is None:
             rows = np.zeros((len(unique), self.width), dtype=np.int64)
@@ -155,16 +186,13 @@ class FixedRows:
 
     def _read_run(self, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start, stop = 2 * self.width * int(run[0]), 2 * self.width * (int(run[-1]) + 1)
-        parts = []
+        parts, read = [], []
         for source, begin, end in zip(self.sources, self.starts, self.ends, strict=True):
             if begin < stop and start < end:
                 parts.append(source.read(max(start, begin) - begin, min(stop, end) - begin))
+                read.append(str(source))
         tokens = np.frombuffer(b"".join(parts), "<u2").reshape(len(run), self.width)
-        if tokens.max() >= self.vocabulary:
-            raise DamagedError(
-                f"rows {run[0]} .. {run[-1]} hold token {tokens.max()}, outside the vocabulary of {self.vocabulary}: "
-                "these are not such rows, or not from their first byte on"
-            )
+        _check_vocabulary(tokens, self.vocabulary, f"rows {run[0]} .. {run[-1]} of {' and '.join(read)}")
         return run, tokens
 
 
@@ -178,12 +206,21 @@ class JsonLines:
     ----------
     source : the file.
     width : tokens of a row.
+    vocabulary : a token at or above it means that these are not such rows.
     index_path : where the line ends are kept.
     store : where fetched rows are kept; None keeps nothing.
     """
 
-    def __init__(self, source: Source, width: int, index_path: Path | None = None, store: RowStore | None = None):
-        self.source, self.width, self.index_path, self.store = source, width, index_path, store
+    def __init__(
+        self,
+        source: Source,
+        width: int,
+        vocabulary: int = 2**16,
+        index_path: Path | None = None,
+        store: RowStore | None = None,
+    ) -> None:
+        self.source, self.width, self.vocabulary = source, width, vocabulary
+        self.index_path, self.store = index_path, store
         self._ends = self._known_ends()
 
     def get(self, wanted: np.ndarray) -> np.ndarray:
@@ -201,15 +238,26 @@ class JsonLines:
         missing = wanted[~here]
         if not len(missing):
             return rows
-        found = self._scan(int(missing[-1]) + 1, missing)
-        later = np.array([line for line in missing if line not in found], dtype=np.int64)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for lines in pool.map(self._read_run, _neighbours(later)):
-                found |= lines
-        if self.store is not None:
-            self.store.add(list(found), np.stack(list(found.values())))
+        found: dict[int, np.ndarray] = {}
+        try:
+            self._scan(int(missing[-1]) + 1, missing, found)
+            later = np.array([line for line in missing if line not in found], dtype=np.int64)
+            with ThreadPoolExecutor(WORKERS) as pool:
+                for lines in pool.map(self._read_run, self._pieces(later)):
+                    found |= lines
+        finally:  # also after an error: what has arrived is kept
+            if found and self.store is not None:
+                self.store.add(list(found), np.stack(list(found.values())))
         rows[~here] = [found[line] for line in missing.tolist()]
         return rows
+
+    def _pieces(self, lines: np.ndarray) -> list[np.ndarray]:
+        """Neighbouring lines, cut so that a request asks for little more than PIECE."""
+        cut = []
+        for run in _neighbours(lines):
+            before = self._ends[run] - self._ends[run[0]]
+            cut += np.split(run, np.flatnonzero(np.diff(before // PIECE)) + 1)
+        return cut
 
     def _read_run(self, run: np.ndarray) -> dict[int, np.ndarray]:
         begins = self._ends[run - 1] if run[0] else np.concatenate([[0], self._ends[run[1:] - 1]])
@@ -217,23 +265,20 @@ class JsonLines:
         cuts = zip(begins - begins[0], self._ends[run] - begins[0], strict=True)
         return {int(line): self._parse(data[a:b], line) for line, (a, b) in zip(run, cuts, strict=True)}
 
-    def _scan(self, lines: int, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    def _scan(self, lines: int, wanted: np.ndarray, found: dict[int, np.ndarray]) -> None:
         """Find the ends of so many lines, and on the way the rows that are wanted."""
-        found: dict[int, np.ndarray] = {}
         new: list[int] = []
         known = len(self._ends)
         position = begin = int(self._ends[-1]) if known else 0
         saved, pending, block, size = position, b"", FIRST_BLOCK, self.source.size
         asked = set(wanted[wanted >= known].tolist())
         bar = tqdm(desc=f"lines of {self.source}", unit="B", unit_scale=True, disable=lines - known < 1_000)
-        with bar:
+        try:
             while known + len(new) < lines:
                 if position == size:
                     if not pending:
-                        self._keep_ends(new)
-                        raise IndexError(
-                            f"line {lines - 1} is past the end of {self.source}: it has {len(self._ends)} lines"
-                        )
+                        there = known + len(new)
+                        raise IndexError(f"line {lines - 1} is past the end of {self.source}: it has {there} lines")
                     data = b"\n"  # the last line has no end of its own
                 else:
                     stop = min(position + block, size)
@@ -250,14 +295,16 @@ class JsonLines:
                 if begin - saved >= KEEP_EVERY:
                     self._keep_ends(new)
                     known, new, saved = len(self._ends), [], begin
-        self._keep_ends(new)
-        return found
+        finally:  # also after an error: what has been found is kept
+            bar.close()
+            self._keep_ends(new)
 
     def _parse(self, line: bytes, number: int) -> np.ndarray:
         try:
             tokens = np.asarray(json.loads(line)["token_ids"])
             if tokens.shape != (self.width,) or tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max():
                 raise ValueError(f"token_ids of shape {tokens.shape} and type {tokens.dtype}")
+            _check_vocabulary(tokens, self.vocabulary, "they")
             return tokens.astype(np.int64)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
@@ -278,7 +325,7 @@ class JsonLines:
         self._ends = np.concatenate([self._ends, np.array(new, dtype=np.int64)])
         if self.index_path is not None:
             body = self._ends.astype("<i8").tobytes()
-            with write_whole(self.index_path) as part:
+            with keep(self.index_path) as part:
                 part.write_bytes(hashlib.sha256(body).digest() + body)
 
 
@@ -308,7 +355,7 @@ class ChunkedRows:
             index = range(*index.indices(len(self)))
             if len(index) >= self.stride:
                 raise ValueError(f"{len(index):,} rows are more than a chunk has: ask for fewer")
-        wanted = np.asarray(index, dtype=np.int64)
+        wanted = as_row_numbers(index, len(self))
         unique, place = np.unique(wanted, return_inverse=True)
         rows = np.zeros((len(unique), self.shape[1]), dtype=np.int64)
         chunks = unique // self.stride

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ __all__ = [
     "cache_folder",
     "check_folder",
     "folder_being_written",
+    "keep",
     "recorded_sha256",
     "sha256_of",
     "write_whole",
@@ -90,7 +93,7 @@ def folder_being_written(folder: Path) -> Iterator[Path]:
 def write_whole(path: Path) -> Iterator[Path]:
     """A temporary path that is renamed to `path` when the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # of this writer alone
     try:
         yield part
         _sync(part)
@@ -98,6 +101,16 @@ def write_whole(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def keep(path: Path) -> Iterator[Path]:
+    """As :func:`write_whole`, for what can be fetched again: a full disk is a warning, not an error."""
+    try:
+        with write_whole(path) as part:
+            yield part
+    except OSError as error:
+        warnings.warn(f"{path} cannot be kept and is fetched again next time: {error.strerror}", stacklevel=3)
 
 
 def check_folder(folder: Path) -> None:

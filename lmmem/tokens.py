@@ -40,10 +40,11 @@ def as_tokens(model: PreTrainedModel, ids: ArrayLike, name: str = "prompts", mor
     tokens = np.asarray(ids)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.shape[1] < 1:
         raise ValueError(f"{name} must be token ids (n, k), got {tokens.dtype} of shape {tokens.shape}")
-    vocabulary, context = model.config.vocab_size, model.config.max_position_embeddings
+    vocabulary = model.config.vocab_size
+    context = getattr(model.config, "max_position_embeddings", None)  # some models have no limit
     if tokens.size and (tokens.min() < 0 or tokens.max() >= vocabulary):
         raise ValueError(f"{name} hold ids {tokens.min()} .. {tokens.max()}; the vocabulary is 0 .. {vocabulary - 1}")
-    if tokens.shape[1] + more > context:
+    if context is not None and tokens.shape[1] + more > context:
         raise ValueError(
             f"{name} of {tokens.shape[1]} tokens and {more} after them do not fit the model's context of {context}"
         )

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from lmmem.corpora import training_data
+from lmmem.protocol import PROMPT
 from lmmem.published import memorised_rows
 
 __all__ = ["verify"]
 
-HALF = 32  # tokens of prompt, and of continuation, of the published rows
 SHOWN = 5  # disagreeing rows that are named
 
 
@@ -44,16 +44,17 @@ def verify(
     Raises
     ------
     ValueError, PermissionError, ConnectionError : as for :func:`lmmem.published.memorised_rows`.
+    IndexError : a published row is past the end of our training data.
     """
     index, published = memorised_rows(name, n, seed)
-    ours = training_data(name, path)[index][:, : 2 * HALF]
+    ours = training_data(name, path)[index][:, : 2 * PROMPT]
     lines = [_line("our rows begin with the published 64 tokens", (ours == published).all(axis=1), index)]
     if with_model:
         from lmmem.decoding import greedy
         from lmmem.models import load_model
 
-        said = greedy(load_model(name, dtype=dtype, device=device), published[:, :HALF], HALF)
-        recited = (said == published[:, HALF:]).all(axis=1)
+        said = greedy(load_model(name, dtype=dtype, device=device), published[:, :PROMPT], PROMPT)
+        recited = (said == published[:, PROMPT:]).all(axis=1)
         lines.append(_line("the model recites the last 32 of them", recited, index))
     return pd.DataFrame(lines)
 

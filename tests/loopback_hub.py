@@ -110,7 +110,7 @@ class LoopbackHub:
         names = json.dumps([repo, revision, [[path, file.etag, file.size] for path, file in sorted(stored.items())]])
         commit = hashlib.sha1(names.encode()).hexdigest()  # noqa: S324 - a name, as in git
         self.files[commit] = stored
-        self.commits.setdefault((repo_type, repo), {})[revision] = commit
+        self.commits.setdefault((repo_type, repo), {}).update({revision: commit, commit: commit})
         return commit
 
     def environment(self, folder: Path) -> dict[str, str]:
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if branches is None:
             self._missing("RepoNotFound")
             return None
-        commit = branches.get(revision) or (revision if revision in branches.values() else None)
+        commit = branches.get(revision)
         if commit is None:
             self._missing("RevisionNotFound")
         return commit

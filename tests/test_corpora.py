@@ -172,14 +172,18 @@ def rows() -> np.ndarray:
 
 def test_folder_of_shards_is_read_across_their_borders(tmp_path, rows):
     data = rows.tobytes()
-    for place, (start, stop) in enumerate([(0, 9_001), (9_001, 9_003), (9_003, len(data))]):
+    for place, (start, stop) in enumerate([(0, 11_001), (11_001, 22_002), (22_002, len(data))]):
         (tmp_path / f"document-{place:05}-of-00002.bin").write_bytes(data[start:stop])
     corpus = training_data("pythia1b", tmp_path)
     np.testing.assert_array_equal(corpus[:], rows)
     np.testing.assert_array_equal(corpus[[2, 0, 2]], rows[[2, 0, 2]])
-    (tmp_path / "document-00001-of-00002.bin").unlink()
-    with pytest.raises(ValueError, match="does not hold every shard"):
+    (tmp_path / "document-00001-of-00002.bin").write_bytes(data[11_001 : 22_002 - 2 * ROW_TOKENS])  # whole rows less
+    with pytest.raises(ValueError, match=r"00001-of-00002.bin has 6,903 bytes and .* 11,001: .* one is not whole"):
         training_data("pythia1b", tmp_path)
+    for missing in ("00002", "00001"):
+        (tmp_path / f"document-{missing}-of-00002.bin").unlink()
+        with pytest.raises(ValueError, match="does not hold every shard"):
+            training_data("pythia1b", tmp_path)
 
 
 def test_npy_is_read(tmp_path, rows):
@@ -225,8 +229,12 @@ def test_bytes_that_are_no_tokens_are_not_taken_for_rows(tmp_path, rows):
     (tmp_path / "document.bin").write_bytes(wrong.tobytes())
     corpus = training_data("pythia1b", tmp_path / "document.bin")
     np.testing.assert_array_equal(corpus[2], rows[2])
-    with pytest.raises(DamagedError, match=r"rows 3 .. 3 hold token 60000, outside the vocabulary of 50304"):
+    with pytest.raises(DamagedError, match=r"rows 3 .. 3 of .*document.bin hold token 60000, outside the vocab"):
         corpus[3]
+    np.save(tmp_path / "rows.npy", wrong.view("i2"))
+    corpus = training_data("pythia1b", tmp_path / "rows.npy")
+    with pytest.raises(DamagedError, match=r"hold tokens -\d+ .. \d+; the vocabulary is 0 .. 50303"):
+        corpus[3:4]
 
 
 def test_published_order_that_ends_before_training_does_is_said(tmp_path, rows):
@@ -267,7 +275,10 @@ def test_amber_is_read_line_by_line(tmp_path, chunk):
         corpus.at_step(100)
 
 
-@pytest.mark.parametrize("line", ["{}", "not json", '{"token_ids": [1, 2]}', '{"token_ids": "abc"}'])
+OUTSIDE = json.dumps({"token_ids": [40_000] * ROW_TOKENS})
+
+
+@pytest.mark.parametrize("line", ["{}", "not json", '{"token_ids": [1, 2]}', '{"token_ids": "abc"}', OUTSIDE])
 def test_line_that_is_no_row_is_named(tmp_path, chunk, line):
     path = write_amber(tmp_path, 0, chunk[:3])
     path.write_text(path.read_text() + "\n" + line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub
 import pytest
@@ -136,6 +137,7 @@ def test_refusal_says_what_to_do(loopback, status, headers, error, message):
 
 def test_private_repository_needs_a_login(loopback, file, monkeypatch):
     loopback.private.add(REPO)
+    hub._listings.clear()  # as another process
     with pytest.raises(ValueError, match="it is private"):
         listing(REPO, repo_type="dataset")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -146,10 +148,30 @@ def test_private_repository_needs_a_login(loopback, file, monkeypatch):
 
 
 def test_without_the_network_the_last_listing_is_known(loopback, file, monkeypatch):
+    hub._listings.clear()  # as another process
+    loopback.faults.append(Fault("/api/", status=503))
+    with pytest.warns(UserWarning, match=f"the Hub answered 503; .*going on with its commit {file.commit[:12]}"):
+        assert listing(REPO, repo_type="dataset").files["a.bin"] == file
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=f"{REPO} at main: the Hub cannot be reached"):  # of another Hub
+        listing(REPO, repo_type="dataset")
+
+
+def test_branch_that_moves_stays_at_its_commit_for_a_process(loopback, file):
+    moved = loopback.add(REPO, {"a.bin": CONTENT[::-1]}, repo_type="dataset")
     assert listing(REPO, repo_type="dataset").files["a.bin"] == file
-    with pytest.raises(ConnectionError, match="someone/other at main: the Hub cannot be reached"):
-        listing("someone/other", repo_type="dataset")
+    assert read_range(file, 0, 3) == CONTENT[:3]
+    hub._listings.clear()
+    assert listing(REPO, repo_type="dataset").commit == moved
+
+
+def test_threads_that_list_at_once_agree(loopback, file):
+    def ask(_: int) -> str:
+        hub._listings.clear()
+        return listing(REPO, repo_type="dataset").commit
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(ask, range(60))) == {file.commit}
 
 
 def test_offline_mode_is_named(loopback, file, monkeypatch):

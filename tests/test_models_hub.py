@@ -10,8 +10,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from lmmem import decoding
+from lmmem import decoding, hub
 from lmmem.models import (
     MODELS,
     UNNUMBERED,
@@ -36,6 +37,10 @@ def pythia(loopback) -> LoopbackHub:
     return loopback
 
 
+def first_weights(model: transformers.PreTrainedModel) -> torch.Tensor:
+    return next(model.parameters())
+
+
 @pytest.mark.parametrize(("step", "seed"), [(11_000, 0), (None, 1)], ids=["safetensors", ".bin"])
 def test_weights_are_those_of_the_revision(pythia, step, seed):
     model = load_model("pythia1b", step)
@@ -56,6 +61,9 @@ def test_revision_is_recorded_as_its_commit(pythia):
 def test_branch_that_moves_is_another_identity(pythia):
     before = weights_id("pythia1b", 11_000)
     pythia.add(PLACE, stand_ins.files_of(stand_ins.pythia(2)), revision="step11000")
+    assert torch.equal(first_weights(load_model("pythia1b", 11_000)), first_weights(stand_ins.pythia(0).half()))
+    assert weights_id("pythia1b", 11_000) == before  # for this process
+    hub._listings.clear()  # as another one
     assert weights_id("pythia1b", 11_000) != before
 
 
@@ -113,7 +121,7 @@ def test_model_in_a_folder_is_known_by_its_path(tmp_path):
     assert torch.equal(load_model(folder).lm_head.weight.half(), stand_ins.amber(6).half().lm_head.weight)
     assert len(weights_id(folder, UNNUMBERED)) == 64
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no model: it has no \.safetensors and no \.bin"):
+    with pytest.raises(ValueError, match=r"holds no model: it has no model\.safetensors"):
         load_model(str(tmp_path / "empty"))
 
 
@@ -130,6 +138,66 @@ def test_model_of_ones_own_is_registered_with_its_steps(loopback):
             MODELS.register(mine)
     finally:
         del MODELS._models["grown-for-a-test"]
+
+
+def test_checkpoints_in_folders_are_registered_with_their_steps(tmp_path):
+    for step in (10, 20):
+        stand_ins.amber(step).half().save_pretrained(tmp_path / f"step{step}")
+    place = f"{tmp_path}/step{{step}}"
+    MODELS.register(ModelInfo("mine-for-a-test", "1 M", (10, 20, 30), "books", "float16", 1e-3, "me", place))
+    try:
+        for step in (10, 20):
+            weights = load_model("mine-for-a-test", step).lm_head.weight
+            assert torch.equal(weights, stand_ins.amber(step).half().lm_head.weight)
+        assert weights_id("mine-for-a-test", 10) != weights_id("mine-for-a-test", 20)
+        with pytest.raises(ValueError, match=r"there is no folder .*step30"):
+            load_model("mine-for-a-test")
+    finally:
+        del MODELS._models["mine-for-a-test"]
+
+
+@pytest.mark.parametrize("place", ["me/grown", "/home/me/grown"])
+def test_steps_that_lie_at_one_place_are_refused(place):
+    with pytest.raises(ValueError, match=f"all 2 steps lie at {place}.*: put {{step}} into revision"):
+        ModelInfo("mine", "1 M", (10, 20), "books", "float32", 1e-3, "me", place)
+
+
+def test_folder_that_bears_the_name_of_a_repository_is_not_taken_for_it(pythia, tmp_path, monkeypatch):
+    stand_ins.pythia(7).half().save_pretrained(tmp_path / PLACE)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(first_weights(load_model("pythia1b", 11_000)), first_weights(stand_ins.pythia(0).half()))
+
+
+def test_weights_beside_those_of_transformers_are_left_there(loopback):
+    files = stand_ins.files_of(stand_ins.amber(3), safetensors=False)
+    others = {"onnx/model.safetensors": b"other", "training_args.bin": b"other", "consolidated.safetensors": b"other"}
+    loopback.add("someone/crowded", files | others)
+    assert torch.equal(load_model("someone/crowded").lm_head.weight, stand_ins.amber(3).half().float().lm_head.weight)
+    assert download_size("someone/crowded") == 0
+    assert not any("other" in request.path or "onnx" in request.path for request in loopback.requests)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (Fault("/resolve/", status=403, headers={"X-Error-Code": "GatedRepo"}), PermissionError, "granted on the Hub"),
+        (Fault("/resolve/", status=503, headers={"Retry-After": "0"}), ConnectionError, "cannot be reached|answered"),
+    ],
+)
+def test_file_that_is_refused_is_one_plain_line(pythia, fault, error, message):
+    pythia.faults.append(fault)
+    with pytest.raises(error, match=message):
+        load_model("pythia1b", 11_000)
+
+
+def test_model_without_a_longest_context_is_read(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=100, hidden_size=16, n_layer=1, n_head=2)
+    transformers.BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
+    model = load_model(str(tmp_path / "bloom"))
+    prompts = torch.arange(6).reshape(2, 3)
+    expected = model.generate(prompts, max_new_tokens=5, do_sample=False, eos_token_id=None)[:, 3:]
+    np.testing.assert_array_equal(decoding.greedy(model, prompts, 5), expected)
 
 
 def test_code_that_comes_with_a_model_is_never_run(loopback, tmp_path):

@@ -119,19 +119,37 @@ def test_only_the_row_groups_that_hold_them_are_fetched(published):
     assert published.sent() < whole / 4
 
 
-@pytest.mark.parametrize("row", [-1, N])
-def test_row_without_a_count_is_named(published, row):
-    with pytest.raises(ValueError, match=f"has no count for row {row}"):
-        duplicate_counts("pythia1b", [5, row])
+def test_row_without_a_count_is_named(published):
+    with pytest.raises(ValueError, match=f"has no count for row {N}"):
+        duplicate_counts("pythia1b", [5, N])
+    with pytest.raises(IndexError, match="index -1"):
+        duplicate_counts("pythia1b", [5, -1])
+    with pytest.raises(TypeError, match="whole number"):
+        duplicate_counts("pythia1b", [3.7])
 
 
 def test_counts_with_other_columns_are_refused(loopback):
     table = parquet({"text": ["a"], "n": [1]}, 1)
     loopback.add(DUPLICATES[False], {"data/train.parquet": table}, repo_type="dataset")
-    with pytest.raises(ValueError, match="has columns text, n: one of row numbers and one of counts expected"):
+    with pytest.raises(ValueError, match="has columns text, n: Index and Counts expected"):
         duplicate_counts("pythia1b", [0])
     with pytest.raises(ValueError, match="no counts are published for the training data of amber7b"):
         duplicate_counts("amber7b", [0])
+
+
+def test_counts_are_read_past_nested_columns_and_empty_groups(loopback):
+    table = {"text": [{"a": 1, "b": 2}] * 4, "Index": [3, 4, 5, 6], "Counts": [30, 40, 50, 0]}
+    empty = parquet({"Index": np.array([], dtype=int), "Counts": np.array([], dtype=int)}, 1)
+    loopback.add(DUPLICATES[False], {"data/0.parquet": empty, "data/1.parquet": parquet(table, 2)}, repo_type="dataset")
+    np.testing.assert_array_equal(duplicate_counts("pythia1b", [5, 3, 5]), [50, 30, 50])
+    with pytest.raises(ValueError, match="counts row 6 less than once"):
+        duplicate_counts("pythia1b", [6])
+
+
+def test_verification_of_rows_that_are_not_here_says_so(published, tmp_path, capsys):
+    (tmp_path / "few.bin").write_bytes(stand_ins.rows(4, 50_277).tobytes())
+    assert main(["verify", "pythia1b", "--rows", "9", "--path", str(tmp_path / "few.bin")]) == 2
+    assert "outside the corpus, which has rows 0 .. 3" in capsys.readouterr().err
 
 
 def test_verification_finds_the_one_row_that_differs(published, tmp_path):

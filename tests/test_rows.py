@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -12,8 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lmmem.corpora import AMBER_STRIDE, ROW_TOKENS, Corpus, training_data
-from lmmem.models import MODELS
+from lmmem import hub
+from lmmem import rows as rows_module
+from lmmem.corpora import ROW_TOKENS, Corpus, training_data
+from lmmem.models import AMBER_STRIDE, MODELS
+from lmmem.row_store import RowStore
 from lmmem.rows import FixedRows, JsonLines, LocalFile
 from lmmem.storage import DamagedError
 from tests.loopback_hub import Fault, LoopbackHub
@@ -151,6 +155,7 @@ def test_corpus_that_changes_on_the_hub_is_another_corpus(pile, rows, shards):
     np.testing.assert_array_equal(training_data("pythia1b")[5], rows[5])
     other = {name: bytes(len(shard)) for name, shard in shards.items()}
     pile.add(REPO, other, repo_type="dataset")
+    hub._listings.clear()  # as another process
     assert not training_data("pythia1b")[5].any()  # not the row that was kept
 
 
@@ -209,18 +214,17 @@ def test_two_processes_fill_one_cache(pile, rows, tmp_path):
     assert not pile.ranges()
 
 
-def test_full_disk_loses_nothing_but_the_cache(pile, rows, tmp_path):
-    training_data("pythia1b")[[0]]  # the listing is kept
-
+@pytest.mark.parametrize("limit", [20_000, 10], ids=["for the rows", "for anything"])
+def test_full_disk_loses_nothing_but_the_cache(pile, rows, tmp_path, limit):
     def small_files_only() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     code = "warnings.simplefilter('always'); print(int(corpus[100:120].sum()))"
     run = fetching(pile, tmp_path, code, preexec_fn=small_files_only)
     out, error = run.communicate(timeout=120)
     assert run.returncode == 0, error
     assert int(out) == rows[100:120].sum(dtype=int)
-    assert "fetched rows cannot be kept in" in error
+    assert "cannot be kept and is fetched again next time" in error
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -283,11 +287,86 @@ def test_damaged_line_index_is_made_again(tmp_path, lines):
     path.write_text("".join(json.dumps({"token_ids": row.tolist()}) + "\n" for row in lines[:30]))
     index = tmp_path / "line_ends"
     wanted = np.array([3, 29])
-    np.testing.assert_array_equal(JsonLines(LocalFile(path), ROW_TOKENS, index).get(wanted), lines[wanted])
+    np.testing.assert_array_equal(JsonLines(LocalFile(path), ROW_TOKENS, index_path=index).get(wanted), lines[wanted])
     data = index.read_bytes()
     index.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
-    np.testing.assert_array_equal(JsonLines(LocalFile(path), ROW_TOKENS, index).get(wanted), lines[wanted])
+    np.testing.assert_array_equal(JsonLines(LocalFile(path), ROW_TOKENS, index_path=index).get(wanted), lines[wanted])
     assert index.read_bytes() == data
+
+
+@dataclasses.dataclass(frozen=True)
+class BreaksOff(LocalFile):
+    """A file that cannot be read from some byte on."""
+
+    limit: int = 0
+
+    def read(self, start: int, stop: int) -> bytes:
+        if stop > self.limit:
+            raise ConnectionError("no further")
+        return super().read(start, stop)
+
+
+def test_search_that_breaks_off_keeps_what_it_found(tmp_path, lines):
+    path, store = tmp_path / "chunk.jsonl", RowStore(tmp_path / "rows", ROW_TOKENS)
+    path.write_text("".join(json.dumps({"token_ids": row.tolist()}) + "\n" for row in lines))
+    ends = tmp_path / "line_ends"
+    with pytest.raises(ConnectionError):
+        JsonLines(BreaksOff(path, 500_000), ROW_TOKENS, index_path=ends, store=store).get(np.array([2, 300]))
+    nothing = JsonLines(BreaksOff(path, 0), ROW_TOKENS, index_path=ends, store=store)
+    np.testing.assert_array_equal(nothing.get(np.array([2])), lines[[2]])  # kept
+    known = (ends.stat().st_size - 32) // 8
+    assert known > 10
+    whole = JsonLines(LocalFile(path), ROW_TOKENS, index_path=ends, store=store)
+    np.testing.assert_array_equal(whole.get(np.array([300])), lines[[300]])
+
+
+def test_neighbouring_lines_come_in_requests_of_bounded_size(loopback, amber, lines, monkeypatch):
+    first = 100 * AMBER_STRIDE
+    amber[first + 60]
+    monkeypatch.setattr(rows_module, "PIECE", 50_000)
+    loopback.requests.clear()
+    np.testing.assert_array_equal(amber[first + 5 : first + 50], lines[5:50])
+    assert len(loopback.ranges()) > 5
+    assert max(request.sent for request in loopback.ranges()) < 50_000 + 30_000  # and a line
+
+
+@pytest.mark.parametrize("index", [2.7, [True, False], [-1], [12], "3"])
+def test_what_is_no_row_number_is_refused(rows, tmp_path, index):
+    (tmp_path / "rows.bin").write_bytes(rows[:12].tobytes())
+    with pytest.raises((TypeError, IndexError)):
+        FixedRows([LocalFile(tmp_path / "rows.bin")], ROW_TOKENS)[index]
+
+
+def test_store_refuses_what_it_cannot_keep(tmp_path):
+    with pytest.raises(ValueError, match=r"got tokens 1 \.\. 70000"):
+        RowStore(tmp_path, 2).add([0], [[1, 70_000]])
+    assert not segments(tmp_path)
+
+
+def test_row_whose_segment_is_merged_while_it_is_read_is_found(tmp_path, monkeypatch):
+    ours, theirs = RowStore(tmp_path, 2), RowStore(tmp_path, 2)
+    ours.add([1], [[5, 6]])
+    look = ours._look
+
+    def look_and_be_overtaken() -> None:
+        look()
+        monkeypatch.setattr(ours, "_look", look)
+        for path in segments(tmp_path):
+            path.unlink()
+        theirs.add([1, 2], [[5, 6], [7, 8]])
+
+    monkeypatch.setattr(ours, "_look", look_and_be_overtaken)
+    rows, here = ours.get([1])
+    assert rows.tolist() == [[5, 6]]
+    assert here.all()
+
+
+def test_store_reads_the_heads_alone_to_know_what_it_has(tmp_path):
+    RowStore(tmp_path, 1_000).add(range(500), np.ones((500, 1_000), dtype=int))
+    store = RowStore(tmp_path, 1_000)
+    store.get([700])
+    assert sum(index.nbytes for index in store._indices.values()) == 8 * 500
+    assert all(len(index.base) == 8 * 500 for index in store._indices.values())
 
 
 def test_line_past_the_end_names_how_many_there_are(amber):
