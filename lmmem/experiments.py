@@ -7,6 +7,7 @@ sample). Knows nothing of plots.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from lmmem.distance import levenshtein, matched_prefix
 from lmmem.models import MODELS, download_size, load_model, load_tokenizer, resolve_step, weights_id
 from lmmem.perturbation import perturbed, weight_rms
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
-from lmmem.published import counts_id, duplicate_counts
+from lmmem.published import counts_id, duplicate_counts, has_counts
 from lmmem.repeats import NGRAM, count_repeats
 from lmmem.results import measured
 from lmmem.scoring import cross_entropy
@@ -35,6 +36,7 @@ __all__ = [
     "announce",
     "choose_blocks",
     "choose_sequences",
+    "compare_with_window",
     "dose_sequences",
     "greedy_table",
     "kl_ld",
@@ -42,11 +44,13 @@ __all__ = [
     "natural_passages",
     "perturbation_table",
     "temperature_table",
+    "time_needed",
 ]
 
 CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
 MOST_PAIRS = 100_000
-PUBLISHED = 20_000  # rows whose published counts are looked up, to find some of every count
+WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
+PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
 
 
@@ -195,6 +199,25 @@ def announce(name: str, step: int | None, sequences: int, continuations: int) ->
     )
 
 
+def time_needed(greedy: pd.DataFrame, continuations: int) -> str:
+    """How long a page will take, by what its greedy continuations took, in one line.
+
+    Parameters
+    ----------
+    greedy : as :func:`greedy_table` gives it.
+    continuations : of each of its sequences, in all.
+
+    >>> import lmmem
+    >>> corpus = lmmem.training_data("pocket-mini")
+    >>> time_needed(greedy_table("pocket-mini", corpus, [3, 5]), 0)
+    'about 0 s, if nothing of it has been measured before'
+    """
+    seconds = continuations * greedy.attrs["provenance"]["decoding_seconds"]
+    short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
+    duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
+    return f"about {duration}, if nothing of it has been measured before"
+
+
 def natural_passages(
     name: str,
     corpus: Corpus,
@@ -204,13 +227,14 @@ def natural_passages(
     n: int = NGRAM,
     *,
     first_row: int | None = None,
+    n_rows: int = WINDOW,
 ) -> pd.DataFrame:
     """Passages of natural text that the model has seen, drawn evenly over how often they repeat.
 
     Repeats are put into bins that double: 1, 2-3, 4-7 .. Of an organism they are counted among all
     rows that it has been trained on at that step. Of Pythia they are the published counts of
-    :func:`lmmem.published.duplicate_counts`, over all of its training data, for the rows from
-    `first_row` on. For other models none are published.
+    :func:`lmmem.published.duplicate_counts`, over all of its training data, for the rows
+    that are chosen among. For other models none are published: theirs are counted among those rows.
 
     Parameters
     ----------
@@ -219,7 +243,8 @@ def natural_passages(
     n_sequences : how many of each bin; a bin with fewer gives all it has.
     seed : chooses the passages.
     n : tokens of a shared run, as for :func:`lmmem.count_repeats`; published counts are of 32.
-    first_row : where the rows begin; None is the paper's; not for organisms.
+    first_row, n_rows : where the rows that are chosen among begin (None is the paper's), and how
+        many they are; not for organisms.
 
     Returns
     -------
@@ -230,10 +255,13 @@ def natural_passages(
     ValueError : as for :func:`choose_blocks`.
     """
     step = resolve_step(name, step)
-    if corpus.canaries is None:
-        table = _published_repeats(name, corpus, n_sequences, step, first_row)
-    else:
+    if corpus.canaries is not None:
         table = _repeats_in_training(name, corpus, n_sequences, step, n)
+    elif has_counts(name):
+        table = _published_repeats(name, _window(name, corpus, n_sequences, step, first_row, n_rows))
+    else:
+        index = _window(name, corpus, n_sequences, step, first_row, n_rows)
+        table = _window_repeats(name, corpus, index, index, n)
     provenance = table.attrs["provenance"]
     table["bin"] = 2 ** np.floor(np.log2(table.repeats)).astype(int)
     table = table.sample(frac=1, random_state=seed).groupby("bin").head(n_sequences)
@@ -259,16 +287,79 @@ def _repeats_in_training(name: str, corpus: Corpus, n_sequences: int, step: int,
     return measured("repeats", settings, measure)
 
 
-def _published_repeats(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: int | None) -> pd.DataFrame:
+def _published_repeats(name: str, index: np.ndarray) -> pd.DataFrame:
     """Index and published repeats of rows one after another, of Pythia."""
-    first = _first_row(name, first_row)
-    index = np.arange(first, first + PUBLISHED)
-    _check_n_sequences(n_sequences, len(index))
-    _check_met(name, corpus, index, step)
-    settings = {"model": name, "step": step, "first": first, "rows": len(index), "counts": counts_id(name)}
+    settings = {"model": name, "first": int(index[0]), "rows": len(index), "counts": counts_id(name)}
     return measured(
         "repeats", settings, lambda: pd.DataFrame({"index": index, "repeats": duplicate_counts(name, index)})
     )
+
+
+def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: int | None, n_rows: int) -> np.ndarray:
+    """The numbers of rows one after another that the model has met."""
+    first = _first_row(name, first_row)
+    if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
+        raise ValueError(f"n_rows={n_rows!r}: give a whole number of rows to choose among, 1 or more")
+    index = np.arange(first, min(first + n_rows, len(corpus)))
+    _check_n_sequences(n_sequences, len(index))
+    _check_met(name, corpus, index, step)
+    return index
+
+
+def _window_repeats(
+    name: str, corpus: Corpus, index: np.ndarray, window: np.ndarray, n: int, length: int = CONTINUATION
+) -> pd.DataFrame:
+    """Index of each row and how many rows of a window share n tokens with the first of its continuation."""
+    queries, rows = split(corpus[index])[1][:, :length], corpus[window]
+    digest = hashlib.sha256(queries.tobytes() + rows.tobytes()).hexdigest()[:16]
+    settings = {"model": name, "n": n, "length": length, "window": len(window), "tokens": digest}
+
+    def measure() -> pd.DataFrame:
+        return pd.DataFrame({"index": index, "repeats": count_repeats(queries, rows, n)})
+
+    return measured("repeats", settings, measure)
+
+
+def compare_with_window(
+    name: str,
+    corpus: Corpus,
+    passages: pd.DataFrame,
+    step: int | None = None,
+    *,
+    first_row: int | None = None,
+    n_rows: int = WINDOW,
+) -> pd.DataFrame:
+    """Repeats over all of the training data beside our own count in a window of it, which is a sample.
+
+    Of an organism the window is the first quarter of what it has been trained on; of Pythia the
+    rows that its passages were chosen among, and the run is the one whose repeats are published,
+    the first 32 tokens of the continuation.
+
+    Parameters
+    ----------
+    name, corpus, step, first_row, n_rows : as for :func:`natural_passages`.
+    passages : as that gives them.
+
+    Returns
+    -------
+    One line a passage: index, repeats, expected (other rows that repeat it, times the share of
+    them that is the window), found (other rows of the window that do), window (rows of it), of
+    (rows in all). No lines for models whose repeats are not known over all of their training data.
+    """
+    index, step = passages["index"].to_numpy(), resolve_step(name, step)
+    total = min(step * corpus.rows_per_step, corpus.trained_rows)
+    if corpus.canaries is not None:
+        window, n, length = np.arange(total // 4), NGRAM, CONTINUATION
+    elif has_counts(name):
+        total = corpus.trained_rows
+        window, n, length = _window(name, corpus, 1, step, first_row, n_rows), PUBLISHED_NGRAM, PUBLISHED_NGRAM
+    else:
+        return pd.DataFrame(columns=["index", "repeats", "expected", "found", "window", "of"])
+    inside = np.isin(index, window)
+    found = _window_repeats(name, corpus, index, window, n, length).repeats.to_numpy() - inside
+    expected = (passages.repeats.to_numpy() - 1) * (len(window) - inside) / (total - 1)
+    table = pd.DataFrame({"index": index, "repeats": passages.repeats.to_numpy(), "expected": expected, "found": found})
+    return table.assign(window=len(window), of=total)
 
 
 def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
@@ -350,10 +441,13 @@ def greedy_table(
     settings = _settings(name, corpus, index, step, dtype, device)
 
     def measure() -> pd.DataFrame:
-        model = load_model(name, settings["step"], settings["dtype"], device)
+        model = _loaded(settings)
         prompts, truth = split(corpus[list(index)])
+        decoding.greedy(model, prompts[:1], 1)  # the first call of a process is slow
+        start = time.perf_counter()
         said = decoding.greedy(model, prompts)
-        return pd.DataFrame(
+        seconds = time.perf_counter() - start
+        table = pd.DataFrame(
             {
                 "model": name,
                 "step": settings["step"],
@@ -364,6 +458,8 @@ def greedy_table(
                 "rms": weight_rms(model),
             }
         )
+        table.attrs["decoding_seconds"] = round(seconds, 4)
+        return table
 
     return measured("greedy", settings, measure)
 
@@ -404,14 +500,11 @@ def perturbation_table(
         raise ValueError(f"sigma must be 0 or more, in weight units; got {sigma}")
     settings = _settings(name, corpus, index, step, dtype, device) | {"sigma": sigma, "seed": seed}
     prompts, truth = split(corpus[list(index)])
-    loaded: list[PreTrainedModel] = []  # only if something is left to measure
 
     def part(first: int, last: int) -> pd.DataFrame:
-        if not loaded:
-            loaded.append(load_model(name, settings["step"], settings["dtype"], device))
         distances = []
         for draw in range(first, last):
-            with perturbed(loaded[0], sigma, seed, draw) as model:
+            with perturbed(_loaded(settings), sigma, seed, draw) as model:
                 distances.append(kl_ld(model, prompts, truth))
         n = len(distances[0])
         return pd.DataFrame(
@@ -463,12 +556,9 @@ def temperature_table(
     """
     settings = _settings(name, corpus, index, step, dtype, device) | {"samples": samples, "seed": seed}
     prompts, truth = split(corpus[list(index)])
-    loaded: list[PreTrainedModel] = []
 
     def part(temperature: float) -> pd.DataFrame:
-        if not loaded:
-            loaded.append(load_model(name, settings["step"], settings["dtype"], device))
-        said = decoding.sample(loaded[0], prompts, temperature, samples, seed)  # (samples, n, l)
+        said = decoding.sample(_loaded(settings), prompts, temperature, samples, seed)  # (samples, n, l)
         return pd.DataFrame(
             {
                 "model": name,
@@ -502,6 +592,18 @@ def _settings(
         "index": [int(i) for i in index],
         "tokens": hashlib.sha256(corpus[list(index)].tobytes()).hexdigest()[:16],
     }
+
+
+_held: dict[tuple[str, ...], PreTrainedModel] = {}  # the model measured last: one at a time
+
+
+def _loaded(settings: dict[str, Any]) -> PreTrainedModel:
+    """The model of these settings, loaded unless it is the one measured last."""
+    key = settings["weights"], settings["dtype"], settings["device"]
+    if key not in _held:
+        _held.clear()  # before the next is loaded, so that two never take memory at once
+        _held[key] = load_model(settings["model"], settings["step"], settings["dtype"], settings["device"])
+    return _held[key]
 
 
 def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:

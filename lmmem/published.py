@@ -15,7 +15,7 @@ from lmmem.models import MODELS
 from lmmem.protocol import PROMPT
 from lmmem.rows import as_row_numbers
 
-__all__ = ["counts_id", "duplicate_counts", "memorised_rows"]
+__all__ = ["counts_id", "duplicate_counts", "has_counts", "memorised_rows"]
 
 # Card of EleutherAI/pythia-memorized-evals: 32 tokens of prompt whose greedy continuation by the
 # fully trained model equals the next 32; columns index and tokens (64); a split for each model.
@@ -128,8 +128,17 @@ def counts_id(name: str) -> str:
     return f"{listed.repo}@{listed.commit}"
 
 
+def has_counts(name: str) -> bool:
+    """Whether repeats are published for the training data of a model.
+
+    >>> has_counts("pythia1b"), has_counts("amber7b")
+    (True, False)
+    """
+    return name.startswith("pythia") and MODELS[name].order is not None
+
+
 def _counts(name: str) -> Listing:
-    if not name.startswith("pythia") or MODELS[name].order is None:
+    if not has_counts(name):
         raise ValueError(f"no counts are published for the training data of {name}; they are for the Pile of Pythia")
     return listing(DUPLICATES["deduped" in name], repo_type="dataset")
 

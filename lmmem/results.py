@@ -83,7 +83,8 @@ def measured(kind: str, settings: Mapping[str, Any], measure: Callable[[], pd.Da
     Returns
     -------
     The table, with ``table.attrs["provenance"]``: settings, versions, hardware, date (ISO 8601,
-    UTC) and seconds the measurement took. A damaged file is measured again.
+    UTC) and seconds the measurement took, beside what `measure` left in ``attrs`` of its table. A
+    damaged file is measured again.
     """
     known = dict(settings) | {"code": _code_hash()}
     key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
@@ -93,9 +94,11 @@ def measured(kind: str, settings: Mapping[str, Any], measure: Callable[[], pd.Da
     except (FileNotFoundError, DamagedError):
         start = time.perf_counter()
         table = measure()
-        provenance = {"kind": kind, **known, **environment(), "seconds": round(time.perf_counter() - start, 2)}
+        seconds = round(time.perf_counter() - start, 2)
+        left = {str(key): value for key, value in table.attrs.items()}
+        provenance = {"kind": kind, **known, **environment(), "seconds": seconds, **left}
         save(table, path, provenance)
-    table.attrs["provenance"] = provenance
+    table.attrs = {"provenance": provenance}
     return table
 
 
@@ -110,7 +113,7 @@ def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
     records = [table.attrs["provenance"] for table in tables]
     seconds = sum(record["seconds"] for record in records)
 
-    trained = sorted({record["step"] for record in records})
+    trained = sorted({record["step"] for record in records if "step" in record})  # repeats may be of all training
     steps = str(trained[0]) if len(trained) == 1 else f"{trained[-1]} (and {len(trained) - 1} others)"
 
     def values(key: str) -> str:

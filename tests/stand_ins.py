@@ -103,6 +103,7 @@ def serve_amber(hub: LoopbackHub) -> dict[int, np.ndarray]:
             str(MODELS["amber7b"].place), files_of(amber(seed), safetensors=step == 101), revision=f"ckpt_{step:03d}"
         )
     blocks = {100: rows(64, 32_000, 3), 102: rows(64, 32_000, 4)}
+    blocks[100][16:32] = blocks[100][16]  # which repeats 16 times
     files = {f"train/train_{number}.jsonl": chunk(block) for number, block in blocks.items()}
     hub.add(str(MODELS["amber7b"].order), files, repo_type="dataset")
     return blocks

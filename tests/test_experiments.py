@@ -182,8 +182,8 @@ def met() -> Corpus:
 @pytest.fixture
 def someone(monkeypatch, mini) -> str:
     """The small organism as a model in a folder: nobody's canaries are in its training data."""
-    folder = checkpoint_folder("pocket-mini", 120)
-    info = dataclasses.replace(MODELS["pythia1b"], name="someone", place=str(folder), paper_row=4, steps=(6, 12))
+    place = str(checkpoint_folder(NAME, 120).parent / "step-{step:06d}")
+    info = dataclasses.replace(MODELS["pythia1b"], name="someone", place=place, paper_row=4, steps=(6, 12))
     monkeypatch.setitem(MODELS._models, "someone", info)
     return "someone"
 
@@ -222,6 +222,50 @@ def test_model_without_the_papers_rows_needs_a_first_row(someone, met, monkeypat
     monkeypatch.setitem(MODELS._models, "someone", dataclasses.replace(MODELS["someone"], paper_row=None))
     with pytest.raises(ValueError, match="give first_row: where the sequences that someone"):
         experiments.choose_sequences(someone, met, 2, 6)
+
+
+def test_repeats_without_published_counts_are_those_among_the_rows(someone, met):
+    rows = np.array(met.rows)
+    rows[5:8, 40:75] = rows[4, 40:75]
+    found = experiments.natural_passages(someone, dataclasses.replace(met, rows=rows), 8, step=6, n_rows=8)
+    assert dict(zip(found["index"], found.repeats, strict=True)) == {4: 4, 5: 4, 6: 4, 7: 4, 8: 1, 9: 1, 10: 1, 11: 1}
+    assert experiments.compare_with_window(someone, met, found, step=6).empty
+    with pytest.raises(ValueError, match="n_rows=0: give a whole number"):
+        experiments.natural_passages(someone, met, 8, step=6, n_rows=0)
+
+
+def test_window_is_a_sample_of_the_training_data(mini_corpus):
+    passages = experiments.natural_passages(NAME, mini_corpus, 20)
+    table = experiments.compare_with_window(NAME, mini_corpus, passages)
+    window, of = int(table.window[0]), int(table.of[0])
+    assert of == mini_corpus.trained_rows == 4 * window
+    truth = lmmem.split(mini_corpus[passages["index"].to_numpy()])[1]
+    inside = passages["index"] < window
+    np.testing.assert_array_equal(table.found, lmmem.count_repeats(truth, mini_corpus[:window]) - inside)
+    np.testing.assert_allclose(table.expected, (passages.repeats - 1) * (window - inside) / (of - 1))
+    assert 0.5 < table.found.sum() / table.expected.sum() < 2  # rows are in random order
+
+
+def test_one_model_is_held_at_a_time_and_not_loaded_twice(mini_corpus, monkeypatch):
+    loads = []
+    load = experiments.load_model
+    monkeypatch.setattr(experiments, "load_model", lambda *given: loads.append(given[1]) or load(*given))
+    experiments._held.clear()
+    experiments.greedy_table(NAME, mini_corpus, [11, 12], 6)
+    experiments.perturbation_table(NAME, mini_corpus, [11, 12], 6, draws=2, seed=77)
+    assert loads == [6]
+    experiments.greedy_table(NAME, mini_corpus, [11, 12], 12)
+    assert loads == [6, 12]
+    assert len(experiments._held) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "continuations", "said"), [(0.2, 100, "20 s"), (0.2, 3_000, "10 min"), (9.0, 4_000, "10.0 h")]
+)
+def test_time_needed_is_said_in_a_fitting_unit(seconds, continuations, said):
+    table = pd.DataFrame()
+    table.attrs["provenance"] = {"decoding_seconds": seconds}
+    assert experiments.time_needed(table, continuations).startswith(f"about {said}, ")
 
 
 def test_doses_are_full_bins_with_as_many_unexposed():
