@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,8 @@ def test_counts_do_not_depend_on_the_chunk(monkeypatch):
     rng = np.random.default_rng(0)
     queries, rows = rng.integers(0, 3, (5, 8)), rng.integers(0, 3, (50, 10)).astype(np.uint16)
     whole = count_repeats(queries, rows, 5)
-    monkeypatch.setattr(repeats, "CHUNK_WINDOWS", 12)
+    for size in ("READ_TOKENS", "CHUNK_TOKENS", "PIECE"):
+        monkeypatch.setattr(repeats, size, 130 if size == "READ_TOKENS" else 20)
     np.testing.assert_array_equal(count_repeats(queries, rows, 5), whole)
 
 
@@ -43,12 +46,87 @@ def test_query_among_the_rows_counts_itself():
     np.testing.assert_array_equal(count_repeats(rows[:2], rows, 10), [1, 1])
 
 
-def test_windows_of_one_hash_are_told_apart_by_their_tokens():
-    """The Thue-Morse word and its complement collide in every polynomial hash modulo 2**64 of an odd base."""
-    word = np.array([number.bit_count() % 2 for number in range(1_024)])
-    hashes = repeats._window_hashes(np.stack([word, 1 - word]), 1_024, base=12_345)
-    assert hashes[0] == hashes[1]
-    np.testing.assert_array_equal(count_repeats([word], [1 - word, word, 1 - word], 1_024), [1])
+def test_windows_of_one_hash_are_told_apart_by_their_tokens(monkeypatch):
+    monkeypatch.setattr(repeats, "TOKEN_BITS", 48)  # leaves so few bits that hashes of different windows collide
+    rng = np.random.default_rng(1)
+    queries, rows = rng.integers(0, 4, (1, 8)), rng.integers(0, 4, (4_000, 9))
+    search = repeats._Search(queries, 9, 8)
+    hashes = rows.astype(float) @ repeats._banded(search.numbers, 2)
+    expected = brute_force(queries.tolist(), rows.tolist(), 8)
+    assert (hashes == search.hashes[0]).any(axis=1).sum() > expected[0]  # more would be counted by hashes alone
+    rows[7, 1:] = queries[0]
+    assert count_repeats(queries, rows, 8) == brute_force(queries.tolist(), rows.tolist(), 8) != [0]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(30, 70), st.sampled_from(["u2", "i4", "i8"]))
+def test_planted_runs_are_found_wherever_they_lie(seed, n, width, dtype):
+    rng = np.random.default_rng(seed)
+    queries, rows = rng.integers(0, 50_000, (6, 30)), rng.integers(0, 50_000, (40, width))
+    for row in rows[::2]:  # a run of n tokens, or one fewer, at any place
+        length = n - int(rng.integers(2))
+        begin, to = rng.integers(0, 30 - length + 1), rng.integers(0, width - length + 1)
+        row[to : to + length] = queries[rng.integers(6), begin : begin + length]
+    expected = brute_force(queries.tolist(), rows.tolist(), n)
+    np.testing.assert_array_equal(count_repeats(queries, rows.astype(dtype), n), expected)
+
+
+def test_rows_of_one_token_take_no_more_memory_than_others():
+    rows = np.zeros((300, 2_049), dtype=np.uint16)
+    queries = np.zeros((50, 64), dtype=int)
+    tracemalloc.start()
+    np.testing.assert_array_equal(count_repeats(queries, rows), np.full(50, 300))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500e6
+
+
+class BreaksOff:
+    """Rows that cannot be read from some row on, as a file behind a broken network."""
+
+    def __init__(self, rows: np.ndarray, limit: int) -> None:
+        self.rows, self.limit, self.read = rows, limit, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        if index.stop > self.limit:
+            raise ConnectionError("no further")
+        self.read += index.stop - index.start
+        return self.rows[index]
+
+
+def test_interrupted_count_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(repeats, "READ_TOKENS", 1_000)
+    monkeypatch.setattr(repeats, "KEEP_EVERY", 0)
+    rng = np.random.default_rng(3)
+    queries, rows = rng.integers(0, 3, (5, 8)), rng.integers(0, 3, (1_000, 10))
+    expected, kept = count_repeats(queries, rows, 5), tmp_path / "counted.npz"
+    with pytest.raises(ConnectionError):
+        count_repeats(queries, BreaksOff(rows, 450), 5, resume=kept)
+    whole = BreaksOff(rows, 1_000)
+    np.testing.assert_array_equal(count_repeats(queries, whole, 5, resume=kept), expected)
+    assert whole.read < 650
+    np.testing.assert_array_equal(count_repeats(queries, BreaksOff(rows, 1), 5, resume=kept), expected)  # all is there
+    with pytest.raises(ValueError, match="is of other queries"):
+        count_repeats(queries + 1, rows, 5, resume=kept)
+    kept.write_bytes(kept.read_bytes()[:50])
+    with pytest.raises(ValueError, match="is damaged or no count"):
+        count_repeats(queries, rows, 5, resume=kept)
+
+
+def test_no_queries_and_no_rows_are_counted():
+    assert count_repeats(np.empty((0, 8), dtype=int), [[1] * 8], 3).shape == (0,)
+    assert count_repeats([[1] * 8], np.empty((0, 8), dtype=int), 3).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("queries", "rows"), [([[-1, 2, 3]], [[1, 2, 3]]), ([[1, 2, 3]], [[1, 2, 2**20]]), ([[0.5, 1, 2]], [[1, 2, 3]])]
+)
+def test_what_are_no_token_ids_is_refused(queries, rows):
+    with pytest.raises(ValueError, match="ids"):
+        count_repeats(queries, rows, 2)
 
 
 @pytest.mark.parametrize("n", [0, 4])
