@@ -234,7 +234,7 @@ class _State:
         if not self.path.exists():
             return counts, 0
         try:
-            with np.load(self.path) as kept:
+            with open(self.path, "rb") as file, np.load(file) as kept:
                 digest, done, found = str(kept["digest"]), int(kept["done"]), kept["counts"]
         except Exception as error:  # whatever a damaged archive makes zipfile or numpy raise
             raise DamagedError(f"{self.path} is damaged or no count of lmmem ({error}): delete it") from error
