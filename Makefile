@@ -11,7 +11,7 @@ STAGE  = @printf '\n%s  %s\n' "$$(date +%H:%M:%S)"
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
-.PHONY: help book test lab lint clean
+.PHONY: help book test lab bench lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -35,6 +35,9 @@ test: $(VENV)/.installed  ## run all tests
 lab: $(VENV)/.installed  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
+bench: $(VENV)/.installed-bench  ## time lmmem beside what others use, into benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
 lint: $(VENV)/.installed-lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,6 +52,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed

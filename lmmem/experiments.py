@@ -331,8 +331,8 @@ def compare_with_window(
 ) -> pd.DataFrame:
     """Repeats over all of the training data beside our own count in a window of it, which is a sample.
 
-    Of an organism the window is the first quarter of what it has been trained on; of Pythia the
-    rows that its passages were chosen among, and the run is the one whose repeats are published,
+    Of an organism the window is every fourth row that it has been trained on (canaries come more
+    often at some times); of Pythia the rows that its passages were chosen among, and the run is the one whose repeats are published,
     the first 32 tokens of the continuation.
 
     Parameters
@@ -349,7 +349,7 @@ def compare_with_window(
     index, step = passages["index"].to_numpy(), resolve_step(name, step)
     total = min(step * corpus.rows_per_step, corpus.trained_rows)
     if corpus.canaries is not None:
-        window, n, length = np.arange(total // 4), NGRAM, CONTINUATION
+        window, n, length = np.arange(0, total, 4), NGRAM, CONTINUATION
     elif has_counts(name):
         total = corpus.trained_rows
         window, n, length = _window(name, corpus, 1, step, first_row, n_rows), PUBLISHED_NGRAM, PUBLISHED_NGRAM

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
+SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
+PAGES = [*SECTIONS, "costs"]
 SMALL = {"model": "pocket-mini", "n_sequences": 4}
 ALSO = {
     "03_perturbation": {"draws": 12, "dose_draws": 2},
@@ -79,7 +80,7 @@ def test_no_page_holds_an_error_or_an_unresolved_number(html):
         assert "&lt;matplotlib" not in text
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", SECTIONS)
 def test_executed_pages_have_figures_and_a_provenance_line(html, page):
     text = (html / "book" / f"{page}.html").read_text()
     images = re.findall(r'<img[^>]*src="\.\./(_images/[^"]+)"', text)

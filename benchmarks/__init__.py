@@ -1,0 +1,1 @@
+"""How fast lmmem is, beside what people use today: `make bench`."""

@@ -1,0 +1,72 @@
+"""Two ways to do one thing, timed side by side, and what the machine can do at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table: how many times faster ours is than the other, in one run.
+
+    Attributes
+    ----------
+    name : what is done.
+    other : what ours is held against.
+    ours_s, other_s : seconds, run by run, alternating.
+    note : what a reader has to know to judge it.
+    """
+
+    name: str
+    other: str
+    ours_s: list[float]
+    other_s: list[float]
+    note: str = ""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Other over ours, ascending."""
+        return sorted(other / ours for ours, other in zip(self.ours_s, self.other_s, strict=True))
+
+    def as_json(self) -> dict[str, object]:
+        """With the smallest, middle and largest ratio."""
+        ratios = self.ratios
+        middle = {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}
+        return dataclasses.asdict(self) | {key: round(value, 2) for key, value in middle.items()}
+
+
+def side_by_side(
+    name: str,
+    ours: Callable[[], object],
+    other_name: str,
+    other: Callable[[], object],
+    *,
+    runs: int = 5,
+    note: str = "",
+) -> Row:
+    """Time both in turn, so that what slows the machine slows both; each is run once before."""
+    ours(), other()
+    row = Row(name, other_name, [], [], note)
+    for _ in range(runs):
+        row.ours_s.append(seconds(ours))
+        row.other_s.append(seconds(other))
+    return row
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes, once."""
+    gc.collect()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_mb() -> float:
+    """The most memory this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
