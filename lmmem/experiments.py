@@ -332,8 +332,8 @@ def compare_with_window(
     """Repeats over all of the training data beside our own count in a window of it, which is a sample.
 
     Of an organism the window is every fourth row that it has been trained on (canaries come more
-    often at some times); of Pythia the rows that its passages were chosen among, and the run is the one whose repeats are published,
-    the first 32 tokens of the continuation.
+    often at some times); of Pythia the rows that its passages were chosen among, and the run is the
+    one whose repeats are published, the first 32 tokens of the continuation.
 
     Parameters
     ----------
