@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from lmmem.protocol import CONTINUATION
 from lmmem.tokens import as_tokens
@@ -21,6 +25,7 @@ __all__ = ["greedy", "sample"]
 
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
 FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
+GRAIN = 8  # tokens by which keys and values grow on a processor, where all of a buffer is read at each token
 Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
 
 
@@ -140,47 +145,111 @@ def sample(
 
 
 class _PreallocatedLayer(DynamicLayer):
-    """Keys and values of one layer, written in place: no copy of the past at every token."""
+    """Keys and values of one layer, written in place: no copy of the past at every token.
 
-    def __init__(self, length: int) -> None:
+    Their buffer grows by `grain` tokens at a time, up to `length`.
+    """
+
+    def __init__(self, length: int, grain: int) -> None:
         super().__init__()
-        self.length = length
+        self.length, self.grain = length, grain
         self.used = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self.used + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            n, heads, _, width = key_states.shape
-            self.key_buffer = key_states.new_empty(n, heads, self.length, width)
-            self.value_buffer = value_states.new_empty(n, heads, self.length, width)
-        end = self.used + key_states.shape[-2]
+            self.key_buffer, self.value_buffer = self._grown(key_states, end), self._grown(value_states, end)
+        elif end > self.key_buffer.shape[-2]:
+            self.key_buffer = self._grown(self.key_buffer, end)
+            self.value_buffer = self._grown(self.value_buffer, end)
         self.key_buffer[:, :, self.used : end] = key_states
         self.value_buffer[:, :, self.used : end] = value_states
         self.used = end
-        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
-        return self.keys, self.values
+        return self._show()
+
+    def _grown(self, buffer: torch.Tensor, end: int) -> torch.Tensor:
+        n, heads, known, width = buffer.shape
+        grown = buffer.new_empty(n, heads, min(self.length, math.ceil(end / self.grain) * self.grain), width)
+        grown[:, :, :known] = buffer
+        grown[:, :, known:] = 0  # no weight times something that is no number
+        return grown
+
+    def _show(self) -> tuple[torch.Tensor, torch.Tensor]:
+        shown = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+        self.keys, self.values = shown
+        return shown
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.key_buffer = self.key_buffer.repeat_interleave(repeats, dim=0)
         self.value_buffer = self.value_buffer.repeat_interleave(repeats, dim=0)
-        self.keys, self.values = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
+        self._show()
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token to all before it, as two products; anything else as transformers does it.
+
+    On a processor the fused kernel is made for many queries: for one it takes longer, in half
+    precision several times as long. The products are over whole buffers of :class:`_PreallocatedLayer`,
+    because over a part of each they would copy it first; what lies past the last token weighs nothing.
+    """
+    n, heads, new, width = query.shape
+    if new != 1 or attention_mask is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    shared, tokens = key.shape[1], key.shape[2]  # heads of keys, each for several of queries
+    held = key.stride(1) // key.stride(2)  # tokens that the buffers have room for
+    keys, values = (part.as_strided((n, shared, held, width), part.stride()).flatten(0, 1) for part in (key, value))
+    grouped = query.reshape(n * shared, heads // shared, width)
+    scores = grouped * (width**-0.5 if scaling is None else scaling) @ keys.mT
+    scores[..., tokens:] = -torch.inf
+    return (scores.softmax(dim=-1) @ values).view(n, 1, heads, width), None
+
+
+ATTENTION = "lmmem_decoding"  # its name among those of transformers
+AttentionInterface.register(ATTENTION, _attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@contextmanager
+def _attention_for_decoding(model: PreTrainedModel) -> Iterator[None]:
+    """On a processor, :func:`_attend` in the place of the fused kernel while the block runs."""
+    before = model.config._attn_implementation
+    if model.device.type != "cpu" or before != "sdpa":
+        yield
+        return
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 @torch.inference_mode()
 def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1) -> torch.Tensor:
     """(n, k) -> (n * copies, length): read the prompts once, then one token at a time."""
-    layers: list[Any] = [_PreallocatedLayer(tokens.shape[1] + length) for _ in range(model.config.num_hidden_layers)]
+    whole = tokens.shape[1] + length
+    grain = GRAIN if tokens.device.type == "cpu" else whole
+    layers: list[Any] = [_PreallocatedLayer(whole, grain) for _ in range(model.config.num_hidden_layers)]
     cache = Cache(layers=layers)
     output = torch.empty(len(tokens) * copies, length, dtype=torch.long, device=tokens.device)
-    for position in range(length):
-        logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        if position == 0 and copies > 1:
-            cache.batch_repeat_interleave(copies)
-            logits = logits.repeat_interleave(copies, dim=0)
-        output[:, position] = choose(logits, position)
-        tokens = output[:, position, None]
+    with _attention_for_decoding(model):
+        for position in range(length):
+            logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            if position == 0 and copies > 1:
+                cache.batch_repeat_interleave(copies)
+                logits = logits.repeat_interleave(copies, dim=0)
+            output[:, position] = choose(logits, position)
+            tokens = output[:, position, None]
     return output
 
 

@@ -201,3 +201,38 @@ def test_bad_prompts_are_refused(mini, bad, message):
 def test_batch_size_below_one_is_refused(mini, prompts):
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         greedy(mini, prompts, batch_size=0)
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_heads_that_share_keys_attend_as_in_transformers(heads):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=heads,
+        max_position_embeddings=64,
+    )
+    model = LlamaForCausalLM(config).eval()
+    prompts = torch.randint(1, 50, (3, 7))
+    expected = model.generate(prompts, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)[:, 7:]
+    np.testing.assert_array_equal(greedy(model, prompts.numpy(), 20), expected)
+
+
+def test_attention_of_the_model_is_put_back_even_after_an_error(mini, monkeypatch):
+    before = mini.config._attn_implementation
+    greedy(mini, [[5, 6, 7]], 4)
+    assert mini.config._attn_implementation == before == "sdpa"
+    seen = []
+
+    def fails(*args, **kwargs):
+        seen.append(mini.config._attn_implementation)
+        raise MemoryError
+
+    monkeypatch.setattr(mini.gpt_neox, "forward", fails)
+    with pytest.raises(MemoryError):
+        greedy(mini, [[5, 6, 7]], 4)
+    assert seen == ["lmmem_decoding"]
+    assert mini.config._attn_implementation == before
