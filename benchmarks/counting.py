@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import numba
 import numpy as np
 import pydivsufsort
 
-from benchmarks.measure import Row, seconds, side_by_side
+from benchmarks.measure import Row, side_by_side
 from lmmem.distance import levenshtein
 from lmmem.repeats import count_repeats
 
@@ -141,18 +142,17 @@ corpus = np.memmap(path, np.uint16, "r", shape=(rows, 2049))
 chosen = np.random.default_rng(1).integers(0, 50_000, (queries, 64))
 few = min(queries, rows) // 2
 chosen[:few] = corpus[:: max(1, rows // few)][:few, 32:96]
-start = time.perf_counter()
-counts = count_repeats(chosen, corpus)
-seconds = time.perf_counter() - start
+with peak_mb() as peak:
+    start = time.perf_counter()
+    counts = count_repeats(chosen, corpus)
+    seconds = time.perf_counter() - start
 assert (counts[:few] >= 1).all() and counts[few:].sum() == 0
-print(json.dumps({"rows": rows, "queries": queries, "seconds": seconds, "peak_mb": peak_mb()}))
+print(json.dumps({"rows": rows, "queries": queries, "seconds": seconds, "peak_mb": round(peak[0])}))
 """
 
 
 def repeats_at_scale(rows: int = 1_000_000) -> list[dict[str, float]]:
     """Seconds and peak memory against the size of the corpus (4 GB at most) and the number of queries."""
-    import json
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.bin"
         rng = np.random.default_rng(0)
@@ -166,8 +166,3 @@ def repeats_at_scale(rows: int = 1_000_000) -> list[dict[str, float]]:
             line = json.loads(done.stdout)
             found.append(line | {"tokens_per_s": round(line["rows"] * W / line["seconds"])})
         return found
-
-
-def read_rate(path: Path) -> float:
-    """Bytes per second of reading a file: what no count can be faster than."""
-    return path.stat().st_size / seconds(lambda: path.read_bytes())

@@ -212,5 +212,7 @@ def growth(step: int = 4) -> list[dict[str, float]]:
                         levenshtein(greedy(model, prompts), truth)
 
             sweep(1)
-            found.append({"what": what, "times": times, "seconds": seconds(sweep), "peak_mb": peak_mb()})
+            with peak_mb() as peak:
+                took = seconds(sweep)
+            found.append({"what": what, "times": times, "seconds": took, "peak_mb": round(peak[0])})
     return found
