@@ -26,6 +26,7 @@ __all__ = ["greedy", "sample"]
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
 FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
 GRAIN = 8  # tokens by which keys and values grow on a processor, where all of a buffer is read at each token
+OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive")  # torch and oneDNN, on a processor
 Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
 
 
@@ -44,7 +45,7 @@ def greedy(
     model : a causal language model of transformers.
     prompts : (n, k) token ids.
     length : tokens to add to each prompt.
-    batch_size : prompts decoded at a time; None chooses by device.
+    batch_size : prompts decoded at a time; None chooses by device. Halved where memory is short.
     ban_end_of_text : never choose the end-of-document token. Off by default: rows of training
         data are packed and hold that token. (The paper's published code bans it.)
 
@@ -68,9 +69,18 @@ def greedy(
             logits[:, banned] = -torch.inf
         return logits.argmax(dim=-1)
 
-    batches = tokens.split(_batch(model, batch_size, tokens.shape[1] + length))
-    blocks = [_decode(model, batch, length, choose) for batch in filter(len, batches)]
-    return torch.cat(blocks).cpu().numpy() if blocks else np.empty((0, length), dtype=np.int64)
+    size = _batch(model, batch_size, tokens.shape[1] + length)
+    continuations = np.empty((len(tokens), length), dtype=np.int64)
+    row = 0
+    while row < len(tokens):
+        try:
+            block = _decode(model, tokens[row : row + size], length, choose)
+        except RuntimeError as error:
+            size = _half(size, error)
+            continue
+        continuations[row : row + len(block)] = block.cpu().numpy()
+        row += len(block)
+    return continuations
 
 
 def sample(
@@ -97,7 +107,7 @@ def sample(
     samples : continuations per prompt.
     seed : the same seed gives the same uniforms.
     length : tokens to add to each prompt.
-    batch_size : continuations decoded at a time; None chooses by device.
+    batch_size : continuations decoded at a time; None chooses by device. Halved where memory is short.
 
     Returns
     -------
@@ -124,24 +134,41 @@ def sample(
     n = len(tokens)
     uniforms = np.random.default_rng(seed).random((n, samples, length), dtype=np.float32)
     size = _batch(model, batch_size, tokens.shape[1] + length)
-    group = max(1, size // samples)  # prompts at a time, if all their samples fit
-    chunk = math.ceil(samples / math.ceil(samples / size))  # else samples of one prompt, in equal parts
     continuations = np.empty((samples, n, length), dtype=np.int64)
-    for row in range(0, n, group):
-        for first in range(0, samples, chunk):
-            u = torch.from_numpy(uniforms[row : row + group, first : first + chunk]).to(model.device)
-            rows, copies, _ = u.shape
-            u = u.flatten(0, 1)  # (rows * copies, length)
+    row = first = 0
+    while row < n:
+        rows = max(1, size // samples) if first == 0 else 1  # prompts at a time, if all their samples fit
+        copies = math.ceil(samples / math.ceil(samples / size))  # else samples of one prompt, in equal parts
+        u = torch.from_numpy(uniforms[row : row + rows, first : first + copies]).to(model.device)
+        rows, copies, _ = u.shape
+        u = u.flatten(0, 1)  # (rows * copies, length)
 
-            def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
-                cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
-                target = u[:, position, None] * cumulative[:, -1:]
-                return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
+            cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
+            target = u[:, position, None] * cumulative[:, -1:]
+            return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
-            block = _decode(model, tokens[row : row + group], length, choose, copies)  # (rows * copies, length)
-            block = block.view(rows, copies, length).transpose(0, 1)
-            continuations[first : first + copies, row : row + rows] = block.cpu().numpy()
+        try:
+            block = _decode(model, tokens[row : row + rows], length, choose, copies)  # (rows * copies, length)
+        except RuntimeError as error:
+            size = _half(size, error)
+            continue
+        block = block.view(rows, copies, length).transpose(0, 1)
+        continuations[first : first + copies, row : row + rows] = block.cpu().numpy()
+        first += copies
+        if first == samples:
+            row, first = row + rows, 0
     return continuations
+
+
+def _half(size: int, error: RuntimeError) -> int:
+    """Half as many continuations at a time, if memory was what `error` is about; else it is raised again."""
+    short = isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    if not short or size == 1:
+        raise error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return size // 2
 
 
 class _PreallocatedLayer(DynamicLayer):

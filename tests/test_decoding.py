@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ import lmmem
 from lmmem.decoding import greedy, sample
 
 LENGTH = 64
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +241,49 @@ def test_attention_of_the_model_is_put_back_even_after_an_error(mini, monkeypatc
         greedy(mini, [[5, 6, 7]], 4)
     assert seen == ["lmmem_decoding"]
     assert mini.config._attn_implementation == before
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy as np, torch
+from benchmarks.decoding import model_of_shape, prompts_for
+from lmmem import decoding
+
+torch.set_num_threads(1)
+model = model_of_shape("pocket")
+prompts = prompts_for(model, 400)
+expected = decoding.greedy(model, prompts, 4, batch_size=50)
+sampled = decoding.sample(model, prompts[:2], 0.8, 200, seed=0, length=4, batch_size=50)
+sizes, decode = [], decoding._decode
+
+def noted(model, tokens, length, choose, copies=1):
+    sizes.append(len(tokens) * copies)
+    return decode(model, tokens, length, choose, copies)
+
+decoding._decode = noted
+held = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (held + 40_000_000, resource.RLIM_INFINITY))
+said = decoding.greedy(model, prompts, 4, batch_size=400)
+again = decoding.sample(model, prompts[:2], 0.8, 200, seed=0, length=4, batch_size=400)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert (said == expected).all() and (again == sampled).all()
+print(*sizes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not hold a process to a limit")
+def test_batch_is_halved_where_memory_is_short_and_nothing_else_changes():
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    sizes = list(map(int, done.stdout.split()))
+    assert sizes[0] == 400
+    assert min(sizes) < 400
+
+
+def test_other_errors_are_raised_as_they_are(mini, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(mini.gpt_neox, "forward", fails)
+    with pytest.raises(RuntimeError, match="something else"):
+        greedy(mini, [[5, 6, 7]] * 4, 4)
