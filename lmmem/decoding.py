@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +27,11 @@ __all__ = ["greedy", "sample"]
 
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
 FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
+PART = 64  # continuations that a thread of its own is worth, on a processor
 GRAIN = 8  # tokens by which keys and values grow on a processor, where all of a buffer is read at each token
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive")  # torch and oneDNN, on a processor
-Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
+# Logits (n, vocabulary) of some of the continuations, which of them, position -> tokens (n,)
+Choose = Callable[[torch.Tensor, slice, int], torch.Tensor]
 
 
 def greedy(
@@ -64,7 +68,7 @@ def greedy(
     tokens = _prompts(model, prompts, length)
     banned = _end_of_text(model) if ban_end_of_text else None
 
-    def choose(logits: torch.Tensor, position: int) -> torch.Tensor:
+    def choose(logits: torch.Tensor, these: slice, position: int) -> torch.Tensor:
         if banned is not None:
             logits[:, banned] = -torch.inf
         return logits.argmax(dim=-1)
@@ -143,9 +147,9 @@ def sample(
         rows, copies, _ = u.shape
         u = u.flatten(0, 1)  # (rows * copies, length)
 
-        def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
+        def choose(logits: torch.Tensor, these: slice, position: int, u: torch.Tensor = u) -> torch.Tensor:
             cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
-            target = u[:, position, None] * cumulative[:, -1:]
+            target = u[these, position, None] * cumulative[:, -1:]
             return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
         try:
@@ -261,22 +265,58 @@ def _attention_for_decoding(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-@torch.inference_mode()
 def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1) -> torch.Tensor:
-    """(n, k) -> (n * copies, length): read the prompts once, then one token at a time."""
+    """(n, k) -> (n * copies, length), on all cores.
+
+    On a processor the prompts are divided among threads, each of which computes by itself: they wait
+    for each other once, where the threads of one product wait for each other at every product.
+    """
+    n, threads = len(tokens), torch.get_num_threads()
+    parts = min(threads, n, n * copies // PART) if tokens.device.type == "cpu" else 1
+    bounds = [n * part // max(1, parts) for part in range(parts + 1)]
+    stop = threading.Event()
+
+    def decode(first: int, last: int) -> torch.Tensor:
+        torch.set_num_threads(threads // parts)  # of this thread, and of those begun after it
+        these = slice(first * copies, last * copies)
+        return _decode_part(model, tokens[first:last], length, choose, these, copies, stop)
+
+    with _attention_for_decoding(model):
+        if parts <= 1:
+            return _decode_part(model, tokens, length, choose, slice(None), copies, stop)
+        with ThreadPoolExecutor(parts) as pool:
+            try:
+                return torch.cat(list(pool.map(decode, bounds[:-1], bounds[1:])))
+            finally:
+                stop.set()  # after an interruption or an error in one of them
+                torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _decode_part(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    length: int,
+    choose: Choose,
+    these: slice,
+    copies: int,
+    stop: threading.Event,
+) -> torch.Tensor:
+    """Read the prompts once, then one token at a time."""
     whole = tokens.shape[1] + length
     grain = GRAIN if tokens.device.type == "cpu" else whole
     layers: list[Any] = [_PreallocatedLayer(whole, grain) for _ in range(model.config.num_hidden_layers)]
     cache = Cache(layers=layers)
     output = torch.empty(len(tokens) * copies, length, dtype=torch.long, device=tokens.device)
-    with _attention_for_decoding(model):
-        for position in range(length):
-            logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-            if position == 0 and copies > 1:
-                cache.batch_repeat_interleave(copies)
-                logits = logits.repeat_interleave(copies, dim=0)
-            output[:, position] = choose(logits, position)
-            tokens = output[:, position, None]
+    for position in range(length):
+        if stop.is_set():
+            break
+        logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        if position == 0 and copies > 1:
+            cache.batch_repeat_interleave(copies)
+            logits = logits.repeat_interleave(copies, dim=0)
+        output[:, position] = choose(logits, these, position)
+        tokens = output[:, position, None]
     return output
 
 

@@ -271,6 +271,27 @@ print(*sizes)
 """
 
 
+def test_threads_that_share_the_prompts_change_nothing_and_are_put_back(mini, prompts, monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        expected = greedy(mini, prompts), sample(mini, prompts, 0.8, 5, seed=3)
+        monkeypatch.setattr(lmmem.decoding, "PART", 2)
+        np.testing.assert_array_equal(greedy(mini, prompts), expected[0])
+        np.testing.assert_array_equal(sample(mini, prompts, 0.8, 5, seed=3), expected[1])
+        assert torch.get_num_threads() == 3
+
+        def fail(*_, **__):
+            raise ArithmeticError("in a thread")
+
+        monkeypatch.setattr(mini.gpt_neox, "forward", fail)
+        with pytest.raises(ArithmeticError, match="in a thread"):
+            greedy(mini, prompts)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not hold a process to a limit")
 def test_batch_is_halved_where_memory_is_short_and_nothing_else_changes():
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], cwd=ROOT, capture_output=True, text=True)
