@@ -26,12 +26,13 @@ def main() -> None:
         lambda: counting.repeat_rows(min(runs, 3)),
         lambda: decoding.decoding_rows(runs),
         lambda: decoding.sampling_rows(min(runs, 3)),
-        lambda: decoding.sweep_rows(*((1, 8) if given.quick else (5, 48))),
+        lambda: decoding.sweep_rows(*((8, 1) if given.quick else (48, 5)), runs),
     ):
         for row in part():
             rows.append(row)
-            line = row.as_json()
-            print(f"{line['median']:9.2f}x  ({line['min']} .. {line['max']})  {row.name} / {row.other}", flush=True)
+            print(row, flush=True)
+    half = decoding.half_precision("pocket-mini" if given.quick else "pocket", 384)
+    print(f"{half['same_tokens']:9.1%}  of the tokens of {half['model']} in bfloat16 are those in float32")
     scale = counting.repeats_at_scale(20_000 if given.quick else 1_000_000)
     for point in scale:
         print(
@@ -39,7 +40,13 @@ def main() -> None:
             f"{point['queries']:,} queries in {point['rows']:,} rows"
         )
     growth = decoding.growth(1 if given.quick else 4)
-    record = {"environment": environment(), "rows": [r.as_json() for r in rows], "repeats": scale, "growth": growth}
+    record = {
+        "environment": environment(),
+        "rows": [row.as_json() for row in rows],
+        "half": half,
+        "repeats": scale,
+        "growth": growth,
+    }
     given.out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written to {given.out}")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 import lmmem
 from benchmarks.measure import Row, peak_mb, seconds, side_by_side
@@ -17,29 +17,36 @@ from lmmem.distance import levenshtein
 from lmmem.perturbation import perturbed
 
 PROMPT, LENGTH = 32, 64
-# Layers, width, heads, vocabulary: pocket's recipe, and the cards of each Pythia model.
-SHAPES = {
-    "pocket": (4, 192, 6, 2_048),
-    "Pythia-70m": (6, 512, 8, 50_304),
-    "Pythia-160m": (12, 768, 12, 50_304),
-    "Pythia-1B": (16, 2_048, 8, 50_304),
+SIGMA = 1e-2  # costs the same whatever it is
+# Layers, width, heads, width within, vocabulary: pocket's recipe, and the cards of the others.
+SHAPES: dict[str, tuple[type[PreTrainedConfig], int, int, int, int, int]] = {
+    "pocket": (GPTNeoXConfig, 4, 192, 6, 768, 2_048),
+    "Pythia-70m": (GPTNeoXConfig, 6, 512, 8, 2_048, 50_304),
+    "Pythia-160m": (GPTNeoXConfig, 12, 768, 12, 3_072, 50_304),
+    "Pythia-1B": (GPTNeoXConfig, 16, 2_048, 8, 8_192, 50_304),
+    "Amber-7B": (LlamaConfig, 32, 4_096, 32, 11_008, 32_000),
+    "a small GPT-NeoX": (GPTNeoXConfig, 2, 32, 2, 128, 512),
+    "a small Llama": (LlamaConfig, 2, 32, 2, 96, 512),
 }
 
 
 def model_of_shape(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """A model of this shape with random weights: decoding costs the same whatever the weights are."""
-    layers, width, heads, vocabulary = SHAPES[name]
-    config = GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=2_048,
-    )
+    config, layers, width, heads, within, vocabulary = SHAPES[name]
     torch.manual_seed(0)
     with torch.device(device):
-        return GPTNeoXForCausalLM(config).to(dtype).eval()
+        model = AutoModelForCausalLM.from_config(
+            config(
+                vocab_size=vocabulary,
+                hidden_size=width,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                intermediate_size=within,
+                max_position_embeddings=2_048,
+            ),
+            dtype=dtype,
+        )
+    return model.eval()
 
 
 def prompts_for(model: PreTrainedModel, n: int) -> np.ndarray:
@@ -47,72 +54,78 @@ def prompts_for(model: PreTrainedModel, n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, model.config.vocab_size, (n, PROMPT))
 
 
-def generate(model: PreTrainedModel, prompts: np.ndarray, **options: object) -> torch.Tensor:
+def sequences_for(model: PreTrainedModel, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random sequences, split into prompts (n, 32) and continuations (n, 64)."""
+    return lmmem.split(np.random.default_rng(1).integers(1, model.config.vocab_size, (n, PROMPT + LENGTH)))
+
+
+def generate(model: PreTrainedModel, prompts: np.ndarray, **options: object) -> np.ndarray:
     """What a user would write."""
     tokens = torch.as_tensor(prompts, device=model.device)
     options = {"do_sample": False, "max_new_tokens": LENGTH, "min_new_tokens": LENGTH, "pad_token_id": 0} | options
-    return model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)[:, PROMPT:]
+    return model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)[:, PROMPT:].cpu().numpy()
 
 
-def limit(model: PreTrainedModel, n: int) -> Callable[[], None]:
-    """The matrix products of decoding n prompts, and nothing else: what the machine needs at least."""
-    config, dtype, device = model.config, model.dtype, model.device
-    width = config.hidden_size
-    shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
-    weights = [
-        [torch.randn(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(config.num_hidden_layers)
-    ]
-    head = torch.randn(config.vocab_size, width, dtype=dtype, device=device)
+def limit(model: PreTrainedModel, n: int, *, reading: bool = False) -> Callable[[], None]:
+    """The matrix products of decoding n prompts, and nothing else: what the machine needs at least.
+
+    With `reading`, all keys and values are read once at every token too, as no attention can avoid.
+    """
+    config = model.config
+    head = model.get_output_embeddings().weight
+    weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    weights = [weight for weight in weights if weight is not head]
     inputs = {
-        (count, wide): torch.randn(count, wide, dtype=dtype, device=device)
-        for count in (n * PROMPT, n)
-        for wide in (width, 4 * width)
+        (rows, width): torch.randn(rows, width, dtype=model.dtype, device=model.device)
+        for rows in (n * PROMPT, n)
+        for width in {weight.shape[1] for weight in [*weights, head]}
     }
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    per_token = 2 * n * heads * config.hidden_size // config.num_attention_heads  # of one layer
+    held = torch.zeros(per_token * (PROMPT + LENGTH) if reading else 0, dtype=model.dtype, device=model.device)
 
     @torch.inference_mode()
     def products() -> None:
         for position in range(LENGTH):
             rows = n * PROMPT if position == 0 else n
-            for layer in weights:
-                for weight in layer:
-                    functional.linear(inputs[rows, weight.shape[1]], weight)
-            functional.linear(inputs[n, width], head)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+            for weight in weights:
+                functional.linear(inputs[rows, weight.shape[1]], weight)
+            functional.linear(inputs[n, head.shape[1]], head)
+            if reading:
+                for _ in range(config.num_hidden_layers):
+                    held[: per_token * (PROMPT + position)].sum()
 
     return products
 
 
+def greedy_rows(
+    name: str, model: PreTrainedModel, n: int, runs: int, *, published: bool = False, reading: bool = False
+) -> list[Row]:
+    """Greedy decoding of n prompts beside `generate`, and beside the least that the machine needs."""
+    prompts, at_limit = prompts_for(model, n), "a ratio of 1 is the limit"
+
+    def ours() -> object:
+        return greedy(model, prompts)
+
+    rows = [side_by_side(name, ours, "generate with its cache", lambda: generate(model, prompts), runs=runs)]
+    if published:
+        other = "generate without cache, as published"
+        rows.append(
+            side_by_side(name, ours, other, lambda: generate(model, prompts, use_cache=False), runs=min(runs, 3))
+        )
+    other = "its matrix products alone (the limit)"
+    rows.append(side_by_side(name, ours, other, limit(model, n), runs=runs, note=at_limit))
+    if reading:
+        other = "its matrix products, and reading keys and values (the limit)"
+        rows.append(side_by_side(name, ours, other, limit(model, n, reading=True), runs=runs, note=at_limit))
+    return rows
+
+
 def decoding_rows(runs: int = 5) -> list[Row]:
-    """Greedy decoding on CPU shapes."""
+    """Greedy decoding on shapes for a processor."""
     model = model_of_shape("pocket")
-    prompts = prompts_for(model, 192)
-    rows = [
-        side_by_side(
-            "greedy, pocket, 192 prompts, float32",
-            lambda: greedy(model, prompts),
-            "generate with its cache",
-            lambda: generate(model, prompts),
-            runs=runs,
-        ),
-        side_by_side(
-            "greedy, pocket, 192 prompts, float32",
-            lambda: greedy(model, prompts),
-            "generate without cache, as published",
-            lambda: generate(model, prompts, use_cache=False),
-            runs=min(runs, 3),
-        ),
-        side_by_side(
-            "greedy, pocket, 192 prompts, float32",
-            lambda: greedy(model, prompts),
-            "its matrix products alone (the limit)",
-            limit(model, 192),
-            runs=runs,
-            note="a ratio of 1 is the limit",
-        ),
-    ]
-    half = model_of_shape("pocket", torch.bfloat16)
-    same = (greedy(half, prompts) == greedy(model, prompts)).mean()
+    rows = greedy_rows("greedy, pocket, 192 prompts, float32", model, 192, runs, published=True)
+    half, prompts = model_of_shape("pocket", torch.bfloat16), prompts_for(model, 192)
     rows.append(
         side_by_side(
             "greedy, pocket, 192 prompts, bfloat16",
@@ -120,81 +133,97 @@ def decoding_rows(runs: int = 5) -> list[Row]:
             "generate with its cache in float32",
             lambda: generate(model, prompts),
             runs=runs,
-            note=f"{same:.0%} of the tokens of an untrained model are those of float32",
         )
     )
     for size in ("Pythia-70m", "Pythia-160m"):
-        large = model_of_shape(size)
-        few = prompts_for(large, 32)
-        rows.append(
-            side_by_side(
-                f"greedy, {size} shape, 32 prompts, float32",
-                lambda: greedy(large, few),  # noqa: B023 - called at once
-                "generate with its cache",
-                lambda: generate(large, few),  # noqa: B023
-                runs=min(runs, 3),
-            )
-        )
+        rows += greedy_rows(f"greedy, {size} shape, 32 prompts, float32", model_of_shape(size), 32, min(runs, 3))
     return rows
 
 
+def half_precision(name: str, n: int) -> dict[str, object]:
+    """What bfloat16 changes in the greedy continuations of a trained model, on sequences met 0 to 256 times."""
+    corpus = lmmem.training_data(name)
+    index = corpus.canaries.sample(min(n, len(corpus.canaries)), random_state=0)["index"]
+    prompts, truth = lmmem.split(corpus[index])
+    said = [greedy(lmmem.load_model(name, dtype=dtype), prompts) for dtype in ("float32", "bfloat16")]
+    full, half = (levenshtein(tokens, truth) for tokens in said)
+    return {
+        "model": name,
+        "sequences": len(index),
+        "same_tokens": float((said[0] == said[1]).mean()),
+        "same_continuations": float((said[0] == said[1]).all(axis=1).mean()),
+        "same_kl_ld": float((full == half).mean()),
+        "mean_kl_ld": [float(full.mean()), float(half.mean())],
+    }
+
+
+def sampling_row(name: str, model: PreTrainedModel, n: int, samples: int, runs: int) -> Row:
+    """Many continuations of a few prompts."""
+    prompts = prompts_for(model, n)
+    options = {"do_sample": True, "temperature": 0.8, "top_k": 0, "num_return_sequences": samples}
+    return side_by_side(
+        name,
+        lambda: sample(model, prompts, 0.8, samples, seed=0),
+        "generate with num_return_sequences",
+        lambda: generate(model, prompts, **options),
+        runs=runs,
+    )
+
+
 def sampling_rows(runs: int = 5) -> list[Row]:
-    """Two hundred continuations of a few prompts."""
+    """Two hundred continuations of a few prompts, on a processor."""
     model = model_of_shape("pocket")
-    prompts = prompts_for(model, 2)
+    return [sampling_row("200 samples of each of 2 prompts, pocket, float32", model, 2, 200, runs)]
+
+
+def sweep_rows(n: int, draws: int, runs: int = 5) -> list[Row]:
+    """Perturbed sequences, on a processor."""
+    model = model_of_shape("pocket")
     return [
-        side_by_side(
-            "200 samples of each of 2 prompts, pocket, float32",
-            lambda: sample(model, prompts, 0.8, 200, seed=0),
-            "generate(num_return_sequences=200)",
-            lambda: generate(model, prompts, do_sample=True, temperature=0.8, top_k=0, num_return_sequences=200),
-            runs=runs,
-        )
+        sweep_row(f"{draws} draws on {n} sequences, pocket", model, n, draws),
+        noise_row(f"noise and restoration alone, as a share of a draw on {n} sequences", model, n, draws, runs),
     ]
 
 
-def sweep_rows(draws: int = 5, n: int = 48) -> list[Row]:
-    """A perturbation sweep beside load, copy, generate; and what noise costs."""
-    model = model_of_shape("pocket")
-    tokens = np.random.default_rng(1).integers(1, model.config.vocab_size, (n, PROMPT + LENGTH))
-    prompts, truth = lmmem.split(tokens)
+def sweep(model: PreTrainedModel, n: int, draws: int) -> None:
+    """The distances of n random sequences under each of many draws."""
+    prompts, truth = sequences_for(model, n)
+    for draw in range(draws):
+        with perturbed(model, SIGMA, 0, draw):
+            levenshtein(greedy(model, prompts), truth)
 
-    def ours() -> None:
-        for draw in range(draws):
-            with perturbed(model, 1e-2, 0, draw):
-                levenshtein(greedy(model, prompts), truth)
 
-    def noise() -> None:
-        for draw in range(draws):
-            with perturbed(model, 1e-2, 0, draw):
-                pass
-
+def sweep_row(name: str, model: PreTrainedModel, n: int, draws: int) -> Row:
+    """A perturbation sweep beside load, copy, generate; timed once, for that takes long."""
+    prompts, truth = sequences_for(model, n)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
 
         def published() -> None:
             for draw in range(draws):
-                fresh = GPTNeoXForCausalLM.from_pretrained(folder)
+                fresh = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).to(model.device)
                 torch.manual_seed(draw)
                 with torch.no_grad():
                     for parameter in fresh.parameters():
-                        parameter.add_(torch.randn_like(parameter), alpha=1e-2)
+                        parameter.add_(torch.randn_like(parameter), alpha=SIGMA)
                 for prompt, true in zip(prompts, truth, strict=True):
-                    levenshtein(generate(fresh, prompt[None], use_cache=False).numpy(), true[None])
+                    levenshtein(generate(fresh, prompt[None], use_cache=False), true[None])
 
-        sweep = Row(
-            f"{draws} draws on {n} sequences, pocket", "load, perturb, generate one by one, as published", [], []
-        )
-        sweep.ours_s.append(seconds(ours))
-        sweep.other_s.append(seconds(published))
-    share = side_by_side(
-        "noise and restoration alone, as a share of a draw",
-        ours,
-        "noise and restoration",
-        noise,
-        note="the ratio is the share of a draw that noise takes",
-    )
-    return [sweep, share]
+        sweep(model, n, draws)
+        once = [seconds(lambda: sweep(model, n, draws))], [seconds(published)]
+    return Row(name, "load, perturb, generate one by one, as published", *once)
+
+
+def noise_row(name: str, model: PreTrainedModel, n: int, draws: int, runs: int) -> Row:
+    """What noise costs in a sweep."""
+
+    def noise() -> None:
+        for draw in range(draws):
+            with perturbed(model, SIGMA, 0, draw):
+                pass
+
+    note = "the ratio is the share of a draw that noise takes"
+    return side_by_side(name, lambda: sweep(model, n, draws), "noise and restoration", noise, runs=runs, note=note)
 
 
 def growth(step: int = 4) -> list[dict[str, float]]:
@@ -203,16 +232,9 @@ def growth(step: int = 4) -> list[dict[str, float]]:
     found = []
     for what in ("draws", "sequences"):
         for times in (1, 2, 4, 8):
-            draws, n = (step * times, 32) if what == "draws" else (step, 32 * times)
-            prompts, truth = lmmem.split(np.random.default_rng(0).integers(1, 2_048, (n, PROMPT + LENGTH)))
-
-            def sweep(draws: int = draws, prompts: np.ndarray = prompts, truth: np.ndarray = truth) -> None:
-                for draw in range(draws):
-                    with perturbed(model, 1e-2, 0, draw):
-                        levenshtein(greedy(model, prompts), truth)
-
-            sweep(1)
+            n, draws = (32, step * times) if what == "draws" else (32 * times, step)
+            sweep(model, n, 1)
             with peak_mb() as peak:
-                took = seconds(sweep)
+                took = seconds(lambda: sweep(model, n, draws))  # noqa: B023 - called at once
             found.append({"what": what, "times": times, "seconds": took, "peak_mb": round(peak[0])})
     return found

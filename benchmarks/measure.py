@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 
 @dataclasses.dataclass
 class Row:
@@ -43,6 +45,10 @@ class Row:
         middle = {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}
         return dataclasses.asdict(self) | {key: round(value, 2) for key, value in middle.items()}
 
+    def __str__(self) -> str:
+        found = self.as_json()
+        return f"{found['median']:9.2f}x  ({found['min']} .. {found['max']})  {self.name} / {self.other}"
+
 
 def side_by_side(
     name: str,
@@ -67,6 +73,8 @@ def seconds(work: Callable[[], object]) -> float:
     gc.collect()
     start = time.perf_counter()
     work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 

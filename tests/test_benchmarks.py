@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decoding
+from benchmarks import decoding, gpu
 from benchmarks.measure import Row, side_by_side
 from lmmem.decoding import greedy, sample
 
@@ -63,3 +63,21 @@ def test_committed_ratios_follow_from_their_seconds(row):
     ratios = sorted(other / ours for ours, other in zip(row["ours_s"], row["other_s"], strict=True))
     assert [row["min"], row["max"]] == pytest.approx([ratios[0], ratios[-1]], abs=0.006)
     assert row["min"] <= row["median"] <= row["max"]
+
+
+def test_gpu_part_runs_on_a_processor_and_says_that_nothing_was_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.main()
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert record["gpu"] is None
+    assert [set(row) for row in record["rows"]] == [{"name", "other"}] * len(record["rows"])
+    assert {name for name in gpu.SHAPES for row in record["rows"] if name in row["name"]} == set(gpu.SHAPES)
+    assert capsys.readouterr().out.count("not measured") == len(record["rows"])
+
+
+def test_half_precision_is_compared_on_a_trained_model():
+    found = decoding.half_precision("pocket-mini", 12)
+    assert found["sequences"] == 12
+    assert 0 < found["same_continuations"] <= found["same_tokens"] <= 1
+    assert 0 < found["same_kl_ld"] <= 1
