@@ -14,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lmmem", description="Memorisation in language models.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("models", help="list the models known by name")
+    commands.add_parser("results", help="list the tables that have been measured")
     verify = commands.add_parser(
         "verify", help="compare our rows of the training data with rows that others have published"
     )
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verify.add_argument("--device", help="as torch names it; by default the GPU if there is one")
     given = parser.parse_args(arguments)
     try:
-        return _models() if given.command == "models" else _verify(given)
+        return {"models": _models, "results": _results, "verify": lambda: _verify(given)}[given.command]()
     except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2
@@ -35,6 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _models() -> int:
     print(lmmem.MODELS)
     return 0
+
+
+def _results() -> int:
+    from lmmem.results import tables
+    from lmmem.storage import cache_folder
+
+    found = tables()
+    if found.empty:
+        print(f"nothing has been measured yet in {cache_folder()}")
+        return 0
+    formats = {"complete": "{:.0%}".format, "mb": "{:.2f}".format}
+    print(found.to_string(index=False, formatters=formats))
+    return 1 if found.damaged.any() else 0
 
 
 def _verify(given: argparse.Namespace) -> int:

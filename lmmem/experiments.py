@@ -15,19 +15,19 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
-from tqdm import tqdm
 
 from lmmem import decoding
 from lmmem.complexity import z_complexity
 from lmmem.corpora import Corpus
 from lmmem.distance import levenshtein, matched_prefix
-from lmmem.models import MODELS, download_size, load_model, load_tokenizer, resolve_step, weights_id
+from lmmem.models import MODELS, ModelInfo, download_size, load_model, load_tokenizer, resolve_step, weights_id
 from lmmem.perturbation import perturbed, weight_rms
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
 from lmmem.published import counts_id, duplicate_counts, has_counts
 from lmmem.repeats import NGRAM, count_repeats
-from lmmem.results import measured
+from lmmem.results import Part, measured
 from lmmem.scoring import cross_entropy
+from lmmem.sweep import Task, on_worker, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +52,8 @@ MOST_PAIRS = 100_000
 WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
 PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
+SEQUENCES_PER_PART = 10_000
+Settings = dict[str, Any]  # what determines a measurement, as JSON values
 
 
 def kl_ld(model: PreTrainedModel, prompts: Any, truth: Any) -> np.ndarray:
@@ -424,6 +426,7 @@ def greedy_table(
     *,
     dtype: str | None = None,
     device: str | None = None,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """What the model says without any disturbance.
 
@@ -432,36 +435,39 @@ def greedy_table(
     name, step, dtype, device : the model, as for :func:`lmmem.load_model`.
     corpus : its training data.
     index : rows of the corpus.
+    scheduler : where to measure, as for :func:`lmmem.sweep.run`.
 
     Returns
     -------
     One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
     cross_entropy (nats per token), rms (of the weights).
     """
-    settings = _settings(name, corpus, index, step, dtype, device)
+    settings, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    part = Part("greedy", settings)
+    task = Task(part, _greedy_part, (MODELS[name], settings, np.array(index, dtype=np.int64), tokens))
+    return _measured([task], scheduler, "greedy continuations")
 
-    def measure() -> pd.DataFrame:
-        model = _loaded(settings)
-        prompts, truth = split(corpus[list(index)])
-        decoding.greedy(model, prompts[:1], 1)  # the first call of a process is slow
-        start = time.perf_counter()
-        said = decoding.greedy(model, prompts)
-        seconds = time.perf_counter() - start
-        table = pd.DataFrame(
-            {
-                "model": name,
-                "step": settings["step"],
-                "index": list(index),
-                "kl_ld": levenshtein(said, truth),
-                "matched_prefix": matched_prefix(said, truth),
-                "cross_entropy": cross_entropy(model, prompts, truth),
-                "rms": weight_rms(model),
-            }
-        )
-        table.attrs["decoding_seconds"] = round(seconds, 4)
-        return table
 
-    return measured("greedy", settings, measure)
+def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    model = _loaded(info, settings)
+    prompts, truth = split(tokens)
+    decoding.greedy(model, prompts[:1], 1)  # the first call of a process is slow
+    start = time.perf_counter()
+    said = decoding.greedy(model, prompts)
+    seconds = time.perf_counter() - start
+    table = pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": index,
+            "kl_ld": levenshtein(said, truth),
+            "matched_prefix": matched_prefix(said, truth),
+            "cross_entropy": cross_entropy(model, prompts, truth),
+            "rms": weight_rms(model),
+        }
+    )
+    table.attrs["decoding_seconds"] = round(seconds, 4)
+    return table
 
 
 def perturbation_table(
@@ -475,12 +481,13 @@ def perturbation_table(
     seed: int = 0,
     dtype: str | None = None,
     device: str | None = None,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """What the model says after each of many random perturbations of its weights.
 
     Parameters
     ----------
-    name, corpus, index, step, dtype, device : as for :func:`greedy_table`.
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
     sigma : standard deviation of the noise, in absolute weight units; None is the model's default.
     draws : number of perturbations; draw d is the same whatever their number.
     seed : of the noise.
@@ -498,34 +505,37 @@ def perturbation_table(
     sigma = MODELS[name].sigma if sigma is None else sigma
     if not sigma >= 0:
         raise ValueError(f"sigma must be 0 or more, in weight units; got {sigma}")
-    settings = _settings(name, corpus, index, step, dtype, device) | {"sigma": sigma, "seed": seed}
-    prompts, truth = split(corpus[list(index)])
+    settings, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    settings |= {"sigma": sigma, "seed": seed}
+    tasks = []
+    for rows in _blocks(len(tokens), SEQUENCES_PER_PART):
+        for drawn in _blocks(draws, DRAWS_PER_PART):
+            block = {"rows": [rows.start, rows.stop], "draws": [drawn.start, drawn.stop]}
+            part = Part("perturbation", settings, block, of=draws * len(tokens))
+            measured_rows = np.array(index, dtype=np.int64)[rows], tokens[rows]
+            arguments = (MODELS[name], settings, range(drawn.start, drawn.stop), *measured_rows)
+            tasks.append(Task(part, _perturbation_part, arguments, len(tokens[rows]) * (drawn.stop - drawn.start)))
+    return _measured(tasks, scheduler, f"perturbations at sigma {sigma:g}")
 
-    def part(first: int, last: int) -> pd.DataFrame:
-        distances = []
-        for draw in range(first, last):
-            with perturbed(_loaded(settings), sigma, seed, draw) as model:
-                distances.append(kl_ld(model, prompts, truth))
-        n = len(distances[0])
-        return pd.DataFrame(
-            {
-                "model": name,
-                "step": settings["step"],
-                "index": np.tile(list(index), last - first),
-                "sigma": sigma,
-                "draw": np.repeat(np.arange(first, last), n),
-                "kl_ld": np.concatenate(distances),
-            }
-        )
 
-    tables = []
-    starts = range(0, draws, DRAWS_PER_PART)
-    for first in tqdm(starts, desc=f"perturbations at sigma {sigma:g}", unit=f"{DRAWS_PER_PART} draws"):
-        draws_here = [first, min(first + DRAWS_PER_PART, draws)]
-        tables.append(
-            measured("perturbation", settings | {"draws": draws_here}, lambda: part(*draws_here))  # noqa: B023 - called at once
-        )
-    return _concatenate(tables)
+def _perturbation_part(
+    info: ModelInfo, settings: Settings, draws: range, index: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
+    prompts, truth = split(tokens)
+    distances = []
+    for draw in draws:
+        with perturbed(_loaded(info, settings), settings["sigma"], settings["seed"], draw) as model:
+            distances.append(kl_ld(model, prompts, truth))
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.tile(index, len(draws)),
+            "sigma": settings["sigma"],
+            "draw": np.repeat(np.array(draws), len(index)),
+            "kl_ld": np.concatenate(distances),
+        }
+    )
 
 
 def temperature_table(
@@ -539,12 +549,13 @@ def temperature_table(
     seed: int = 0,
     dtype: str | None = None,
     device: str | None = None,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """What the model says when its continuations are sampled.
 
     Parameters
     ----------
-    name, corpus, index, step, dtype, device : as for :func:`greedy_table`.
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
     temperatures : each is one set of samples.
     samples : continuations per row and temperature.
     seed : of the sampling.
@@ -554,60 +565,100 @@ def temperature_table(
     One line a (row, temperature, sample), columns model, step, index, temperature, sample, kl_ld
     (tokens).
     """
-    settings = _settings(name, corpus, index, step, dtype, device) | {"samples": samples, "seed": seed}
-    prompts, truth = split(corpus[list(index)])
+    settings, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    settings |= {"samples": samples, "seed": seed}
+    tasks = []
+    for temperature in temperatures:
+        block = {"temperature": temperature}
+        part = Part("temperature", settings, block, of=len(list(temperatures)) * samples * len(tokens))
+        arguments = (MODELS[name], settings, temperature, np.array(index, dtype=np.int64), tokens)
+        tasks.append(Task(part, _temperature_part, arguments, samples * len(tokens)))
+    return _measured(tasks, scheduler, "temperatures")
 
-    def part(temperature: float) -> pd.DataFrame:
-        said = decoding.sample(_loaded(settings), prompts, temperature, samples, seed)  # (samples, n, l)
-        return pd.DataFrame(
-            {
-                "model": name,
-                "step": settings["step"],
-                "index": np.tile(list(index), samples),
-                "temperature": temperature,
-                "sample": np.repeat(np.arange(samples), len(truth)),
-                "kl_ld": levenshtein(said, truth).ravel(),
-            }
-        )
 
-    tables = [
-        measured("temperature", settings | {"temperature": t}, lambda: part(t))  # noqa: B023 - called at once
-        for t in tqdm(list(temperatures), desc="temperatures")
-    ]
-    return _concatenate(tables)
+def _temperature_part(
+    info: ModelInfo, settings: Settings, temperature: float, index: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
+    prompts, truth = split(tokens)
+    samples = settings["samples"]
+    said = decoding.sample(_loaded(info, settings), prompts, temperature, samples, settings["seed"])  # (samples, n, l)
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.tile(index, samples),
+            "temperature": temperature,
+            "sample": np.repeat(np.arange(samples), len(truth)),
+            "kl_ld": levenshtein(said, truth).ravel(),
+        }
+    )
+
+
+def _blocks(n: int, size: int) -> list[slice]:
+    """All of 0 .. n in slices of a size; one slice at least."""
+    return [slice(first, min(first + size, n)) for first in range(0, max(n, 1), size)]
 
 
 def _settings(
-    name: str, corpus: Corpus, index: Sequence[int], step: int | None, dtype: str | None, device: str | None
-) -> dict[str, Any]:
-    """What determines a measurement, as JSON values."""
-    return {
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | None,
+    dtype: str | None,
+    device: str | None,
+    scheduler: str | None,
+) -> tuple[Settings, np.ndarray]:
+    """What determines a measurement, as JSON values, and the tokens (n, 96) that are measured."""
+    tokens = corpus[list(index)]
+    settings = {
         "model": name,
         "step": resolve_step(name, step),
         "weights": weights_id(name, resolve_step(name, step)),
         "dtype": dtype or MODELS[name].dtype,
-        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "device": device or on_worker(scheduler, _device),
         "prompt": PROMPT,
         "continuation": CONTINUATION,
-        "index": [int(i) for i in index],
-        "tokens": hashlib.sha256(corpus[list(index)].tobytes()).hexdigest()[:16],
+        "index": hashlib.sha256(np.array(index, dtype=np.int64).tobytes()).hexdigest()[:16],
+        "tokens": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
+    return settings, tokens
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _measured(tasks: list[Task], scheduler: str | None, what: str) -> pd.DataFrame:
+    """The table of these parts, under the provenance of the last and the seconds of all."""
+    tables = run(tasks, scheduler, what=what, unit="continuations")
+    records = [part.attrs["provenance"] for part in tables]
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["provenance"] = records[-1] | {"seconds": sum(record["seconds"] for record in records)}
+    return table
 
 
 _held: dict[tuple[str, ...], PreTrainedModel] = {}  # the model measured last: one at a time
 
 
-def _loaded(settings: dict[str, Any]) -> PreTrainedModel:
-    """The model of these settings, loaded unless it is the one measured last."""
+def _loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
+    """The model of these settings, loaded unless it is the one measured last.
+
+    Raises
+    ------
+    ValueError : this machine has other weights under its name.
+    """
     key = settings["weights"], settings["dtype"], settings["device"]
     if key not in _held:
+        name, step = settings["model"], settings["step"]
+        try:
+            MODELS[name]
+        except ValueError:
+            MODELS.register(info)  # as in the process that asked
+        if weights_id(name, step) != settings["weights"]:
+            raise ValueError(
+                f"the weights of {name} at step {step} differ between machines: let all of them use one cache folder, "
+                "named by LMMEM_CACHE"
+            )
         _held.clear()  # before the next is loaded, so that two never take memory at once
-        _held[key] = load_model(settings["model"], settings["step"], settings["dtype"], settings["device"])
+        _held[key] = load_model(name, step, settings["dtype"], settings["device"])
     return _held[key]
-
-
-def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    table = pd.concat(tables, ignore_index=True)
-    records = [part.attrs["provenance"] for part in tables]
-    table.attrs["provenance"] = records[-1] | {"seconds": sum(record["seconds"] for record in records)}
-    return table

@@ -1,15 +1,18 @@
 """Measured tables on disk: whole or absent, never measured twice. Knows not what a column means.
 
-A table is a Parquet file named by a hash of everything that determines its numbers, with its
-provenance in the file's own metadata. Any Parquet reader opens it.
+A table is a folder of Parquet files, its parts, each named by a hash of everything that determines
+its numbers and with its provenance in its own metadata. Any Parquet reader opens it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import pyarrow.parquet as pq
 from lmmem.provenance import environment
 from lmmem.storage import DamagedError, cache_folder, write_whole
 
-__all__ = ["load", "measured", "provenance_line", "save"]
+__all__ = ["Part", "find", "keep_part", "load", "measure_part", "measured", "provenance_line", "save", "tables"]
 
 KEY = b"lmmem"  # in the Parquet metadata
 DIGEST = b"lmmem_sha256"  # of the values, column names, dtypes and provenance: Parquet's footer has no checksum
@@ -41,13 +44,96 @@ MEASURING = [
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of a measured table: what determines its numbers, and where it is kept.
+
+    Attributes
+    ----------
+    kind : what is measured; a folder name.
+    settings : everything that determines the numbers of the whole table, as JSON values.
+    block : which of its rows these are, as JSON values.
+    of : rows that the whole table is to have; None is those of this part.
+
+    All parts of a table lie in one folder, which any Parquet reader reads as one table.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    block: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    of: int | None = None
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All that determines the numbers, the code that measures them included."""
+        return {**self.settings, **self.block, "code": code_hash()}
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept, whether it is there or not."""
+        name = "-".join(str(self.settings[key]) for key in ("model", "step") if key in self.settings)
+        name = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80]  # an id of the Hub holds a slash
+        table = "-".join(filter(None, [name, _key({**self.settings, "code": code_hash()})]))
+        return cache_folder() / "results" / self.kind / table / f"{_key(self.known)}.parquet"
+
+
+def find(part: Part) -> pd.DataFrame | None:
+    """A part's table if it is on disk, whole and of these settings, with ``attrs["provenance"]``.
+
+    None if there is none; a file that is damaged or of other settings is named in a warning, and
+    is as good as none.
+    """
+    try:
+        table, provenance = load(part.path)
+        if {key: provenance.get(key) for key in part.known} != json.loads(json.dumps(part.known)):
+            raise DamagedError(f"{part.path} is of other settings")
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:
+        warnings.warn(f"{error}; it is measured again", stacklevel=3)
+        return None
+    table.attrs = {"provenance": provenance}
+    return table
+
+
+def measure_part(part: Part, measure: Callable[[], pd.DataFrame]) -> bytes:
+    """Measure a part, and return it as the file to be kept: its table and provenance."""
+    start = time.perf_counter()
+    table = measure()
+    seconds = round(time.perf_counter() - start, 2)
+    left = {str(key): value for key, value in table.attrs.items()}
+    of = len(table) if part.of is None else part.of
+    record = {"kind": part.kind, **part.known, "of": of, **environment(), "seconds": seconds, **left}
+    return _packed(table, record)
+
+
+def keep_part(part: Part, file: bytes) -> pd.DataFrame:
+    """Write what :func:`measure_part` returned, whole or not at all, and return its table.
+
+    Raises
+    ------
+    DamagedError : these bytes are no such file; nothing is written.
+    OSError : it cannot be written; the message says that nothing else is lost.
+    """
+    table, provenance = _unpacked(file, part.path)
+    try:
+        with write_whole(part.path) as path:
+            path.write_bytes(file)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: a measured table cannot be kept. Those kept before are whole: "
+            "make room or give write permission, and start again to go on",
+            str(part.path),
+        ) from error
+    table.attrs = {"provenance": provenance}
+    return table
+
+
 def save(table: pd.DataFrame, path: Path, provenance: Mapping[str, Any]) -> None:
     """Write a table and its provenance as one Parquet file, with page checksums, whole or not at all."""
-    data = pa.Table.from_pandas(table, preserve_index=False)
-    record = json.dumps(dict(provenance)).encode()
-    metadata = {**data.schema.metadata, KEY: record, DIGEST: _digest(table, record)}
     with write_whole(path) as part:
-        pq.write_table(data.replace_schema_metadata(metadata), part, compression="zstd", write_page_checksum=True)
+        part.write_bytes(_packed(table, provenance))
 
 
 def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -58,17 +144,7 @@ def load(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     FileNotFoundError : there is none.
     DamagedError : it is not what was written; the message names it.
     """
-    try:
-        data = pq.read_table(path, page_checksum_verification=True)
-        record, table = data.schema.metadata[KEY], data.to_pandas()
-        if data.schema.metadata[DIGEST] != _digest(table, record):
-            raise ValueError("its digest differs")
-        provenance = json.loads(record)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # whatever a damaged footer makes pyarrow or pandas raise
-        raise DamagedError(f"{path} is damaged or no result of lmmem ({error}): delete it to measure again") from error
-    return table, provenance
+    return _unpacked(path.read_bytes(), path)
 
 
 def measured(kind: str, settings: Mapping[str, Any], measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -86,20 +162,23 @@ def measured(kind: str, settings: Mapping[str, Any], measure: Callable[[], pd.Da
     UTC) and seconds the measurement took, beside what `measure` left in ``attrs`` of its table. A
     damaged file is measured again.
     """
-    known = dict(settings) | {"code": _code_hash()}
-    key = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_folder() / "results" / kind / f"{key}.parquet"
-    try:
-        table, provenance = load(path)
-    except (FileNotFoundError, DamagedError):
-        start = time.perf_counter()
-        table = measure()
-        seconds = round(time.perf_counter() - start, 2)
-        left = {str(key): value for key, value in table.attrs.items()}
-        provenance = {"kind": kind, **known, **environment(), "seconds": seconds, **left}
-        save(table, path, provenance)
-    table.attrs = {"provenance": provenance}
-    return table
+    part = Part(kind, settings)
+    table = find(part)
+    return keep_part(part, measure_part(part, measure)) if table is None else table
+
+
+def tables() -> pd.DataFrame:
+    """What has been measured and is on disk.
+
+    Returns
+    -------
+    One line a table: kind, model, step, rows, complete (the share of its rows that is there), parts,
+    damaged (files that are none), mb, lmmem (version), measured (ISO 8601, UTC, the latest), current
+    (whether it is measured with the code of this lmmem), folder.
+    """
+    columns = ["kind", "model", "step", "rows", "complete", "parts", "damaged", "mb", "lmmem", "measured", "current"]
+    folders = sorted(path for path in (cache_folder() / "results").glob("*/*") if path.is_dir())
+    return pd.DataFrame([_summary(folder) for folder in folders], columns=[*columns, "folder"])
 
 
 def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
@@ -128,6 +207,62 @@ def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
     )
 
 
+def _summary(folder: Path) -> dict[str, Any]:
+    paths = list(folder.glob("*.parquet"))
+    parts = [footer for path in paths if (footer := _footer(path))]
+    records, rows = [record for record, _ in parts], sum(rows for _, rows in parts)
+    of = max((record["of"] for record in records), default=0)
+    first = records[0] if records else {}
+    return {
+        "kind": folder.parent.name,
+        "model": first.get("model"),
+        "step": first.get("step"),
+        "rows": rows,
+        "complete": rows / of if of else float(bool(parts)),
+        "parts": len(parts),
+        "damaged": len(paths) - len(parts),
+        "mb": sum(path.stat().st_size for path in paths) / 1e6,
+        "lmmem": ", ".join(sorted({record["lmmem"] for record in records})),
+        "measured": max((record["date"] for record in records), default=None),
+        "current": all(record["code"] == code_hash() for record in records),
+        "folder": str(folder),
+    }
+
+
+def _footer(path: Path) -> tuple[dict[str, Any], int] | None:
+    """A part's provenance and number of rows, without its table; None if it is no part."""
+    try:
+        footer = pq.read_metadata(path)
+        record = json.loads(footer.metadata[KEY])
+        return record | {key: record[key] for key in ("of", "lmmem", "date", "code")}, footer.num_rows
+    except Exception:  # whatever a damaged footer makes pyarrow raise
+        return None
+
+
+def _packed(table: pd.DataFrame, provenance: Mapping[str, Any]) -> bytes:
+    data = pa.Table.from_pandas(table, preserve_index=False)
+    record = json.dumps(dict(provenance)).encode()
+    metadata = {**data.schema.metadata, KEY: record, DIGEST: _digest(table, record)}
+    sink = pa.BufferOutputStream()
+    pq.write_table(data.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpacked(file: bytes, path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    try:
+        data = pq.read_table(pa.BufferReader(file), page_checksum_verification=True)
+        record, table = data.schema.metadata[KEY], data.to_pandas()
+        if data.schema.metadata[DIGEST] != _digest(table, record):
+            raise ValueError("its digest differs")
+        return table, json.loads(record)
+    except Exception as error:  # whatever a damaged footer makes pyarrow or pandas raise
+        raise DamagedError(f"{path} is damaged or no result of lmmem ({error}): delete it to measure again") from error
+
+
+def _key(known: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _digest(table: pd.DataFrame, record: bytes) -> bytes:
     values = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     head = json.dumps([[str(name), str(dtype)] for name, dtype in table.dtypes.items()]).encode()
@@ -135,7 +270,8 @@ def _digest(table: pd.DataFrame, record: bytes) -> bytes:
 
 
 @functools.cache
-def _code_hash() -> str:
+def code_hash() -> str:
+    """What tells this measuring code from any other."""
     digest = hashlib.sha256()
     for module in MEASURING:
         digest.update((Path(__file__).parent / f"{module}.py").read_bytes())

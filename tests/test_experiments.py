@@ -69,14 +69,26 @@ def test_more_draws_keep_the_first_ones(mini_corpus):
 def test_interrupted_draws_go_on_from_the_last_whole_part(mini_corpus):
     settings = {"index": INDEX, "sigma": 0.05, "draws": 20, "seed": 8}
     folder = cache_folder() / "results" / "perturbation"
-    before = set(folder.glob("*.parquet"))
+    before = set(folder.rglob("*.parquet"))
     whole = experiments.perturbation_table(NAME, mini_corpus, **settings)
-    first, second = sorted(set(folder.glob("*.parquet")) - before, key=lambda path: path.stat().st_mtime_ns)
+    first, second = sorted(set(folder.rglob("*.parquet")) - before, key=lambda path: path.stat().st_mtime_ns)
     kept = first.stat().st_mtime_ns
     second.write_bytes(second.read_bytes()[:100])
-    pd.testing.assert_frame_equal(experiments.perturbation_table(NAME, mini_corpus, **settings), whole)
+    with pytest.warns(UserWarning, match=f"{second.name} is damaged"):
+        again = experiments.perturbation_table(NAME, mini_corpus, **settings)
+    pd.testing.assert_frame_equal(again, whole)
     assert first.stat().st_mtime_ns == kept
     assert second.stat().st_size > 100
+
+
+def test_blocks_of_sequences_change_nothing(mini_corpus, monkeypatch):
+    whole = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
+    monkeypatch.setattr(experiments, "SEQUENCES_PER_PART", 2)
+    parts = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
+    key = ["draw", "index"]
+    pd.testing.assert_frame_equal(
+        parts.sort_values(key, ignore_index=True), whole.sort_values(key, ignore_index=True), check_like=False
+    )
 
 
 def test_other_tokens_under_one_index_are_measured_apart(mini_corpus):

@@ -39,7 +39,7 @@ def test_parameters_are_literals_and_the_common_ones_are_there(page):
         assert isinstance(statement, ast.Assign)
         ast.literal_eval(statement.value)
         names.append(statement.targets[0].id)
-    common = {"model", "step", "n_sequences", "seed"} if page in SECTIONS else {"model"}
+    common = {"model", "step", "n_sequences", "seed", "scheduler"} if page in SECTIONS else {"model"}
     assert common <= set(names)
 
 

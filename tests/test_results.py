@@ -5,12 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import duckdb
 import pandas as pd
+import polars
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lmmem import results
+from lmmem.__main__ import main
 from lmmem.storage import DamagedError
 
 TABLE = pd.DataFrame({"index": range(5_000), "kl_ld": range(5_000)})
@@ -82,7 +88,7 @@ def test_other_measuring_code_measures_anew(tmp_path):
 def test_damaged_table_is_refused_by_load_and_measured_again(own_cache, damage):
     calls, measure = counting()
     results.measured("kind", {"model": "m"}, measure)
-    (path,) = (own_cache / "results" / "kind").iterdir()
+    (path,) = (own_cache / "results" / "kind").rglob("*.parquet")
     data = bytearray(path.read_bytes())
     if damage == "truncate":
         path.write_bytes(data[: len(data) // 2])
@@ -95,7 +101,9 @@ def test_damaged_table_is_refused_by_load_and_measured_again(own_cache, damage):
         TABLE.to_parquet(path)
     with pytest.raises(DamagedError, match=f"{path.name} is damaged or no result of lmmem"):
         results.load(path)
-    pd.testing.assert_frame_equal(results.measured("kind", {"model": "m"}, measure), TABLE)
+    with pytest.warns(UserWarning, match=f"{path.name} is damaged.*it is measured again"):
+        again = results.measured("kind", {"model": "m"}, measure)
+    pd.testing.assert_frame_equal(again, TABLE)
     assert len(calls) == 2
     results.load(path)
 
@@ -143,3 +151,81 @@ def test_provenance_line_names_what_was_measured_with():
     assert results.provenance_line(tables[:1], seed=5).startswith("model pocket, step 1, seed 5")
     for name in ("lmmem", "torch", "transformers"):
         assert f"{name} {tables[0].attrs['provenance'][name]}" in line
+
+
+def test_part_of_other_settings_under_its_name_is_named_and_measured_again():
+    one, other = results.Part("kind", {"model": "a"}), results.Part("kind", {"model": "b"})
+    results.keep_part(one, results.measure_part(one, TABLE.copy))
+    other.path.parent.mkdir(parents=True)
+    shutil.copy(one.path, other.path)
+    calls, measure = counting()
+    with pytest.warns(UserWarning, match=f"{other.path.name} is of other settings; it is measured again"):
+        results.measured("kind", {"model": "b"}, measure)
+    assert calls == [1]
+    assert results.find(other).attrs["provenance"]["model"] == "b"
+
+
+def test_parts_of_a_table_are_one_dataset():
+    parts = [results.Part("kind", {"model": "EleutherAI/p", "step": 3}, {"draws": [d, d + 1]}, of=9) for d in range(3)]
+    for draw, part in enumerate(parts):
+        results.keep_part(part, results.measure_part(part, TABLE[:3].assign(draw=draw).copy))
+    (folder,) = {part.path.parent for part in parts}
+    assert folder.name.startswith("EleutherAI-p-3-")
+    for table in (
+        pd.read_parquet(folder),
+        polars.read_parquet(folder / "*.parquet").to_pandas(),
+        duckdb.read_parquet(str(folder / "*.parquet")).df(),
+    ):
+        assert sorted(table.draw) == [0] * 3 + [1] * 3 + [2] * 3
+        assert list(table.columns) == ["index", "kl_ld", "draw"]
+
+
+@pytest.mark.parametrize("model", ["../../../etc/x", "/etc/x", "..", "a\0b", "x" * 500])
+def test_no_name_of_a_model_leads_out_of_the_results(own_cache, model):
+    part = results.Part("kind", {"model": model, "step": 1})
+    results.keep_part(part, results.measure_part(part, TABLE.copy))
+    assert part.path.resolve().is_relative_to(own_cache / "results" / "kind")
+
+
+def test_what_is_no_part_is_not_kept(own_cache):
+    part = results.Part("kind", {"model": "m"})
+    with pytest.raises(DamagedError):
+        results.keep_part(part, b"nothing")
+    assert not list(own_cache.rglob("*.parquet"))
+
+
+def test_list_says_what_is_there_and_how_complete(own_cache, capsys):
+    assert main(["results"]) == 0
+    assert "nothing has been measured yet" in capsys.readouterr().out
+    parts = [results.Part("kind", {"model": "m", "step": 3}, {"draws": [d, d + 1]}, of=20) for d in range(3)]
+    for part in parts:
+        results.keep_part(part, results.measure_part(part, TABLE[:5].copy))
+    results.measured("other", {"model": "n"}, TABLE.copy)
+    listed = results.tables().set_index("kind")
+    assert listed.loc["kind", ["model", "step", "rows", "complete", "parts"]].tolist() == ["m", 3, 15, 0.75, 3]
+    assert listed.loc["other", ["rows", "complete", "parts", "damaged", "current"]].tolist() == [5_000, 1, 1, 0, True]
+    assert main(["results"]) == 0
+    assert "75%" in capsys.readouterr().out
+    parts[0].path.write_bytes(b"nothing")
+    TABLE.to_parquet(parts[0].path.with_name("foreign.parquet"))
+    assert results.tables().set_index("kind").loc["kind", ["rows", "damaged"]].tolist() == [10, 2]
+    assert main(["results"]) == 1
+
+
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzzed_part_is_measured_again_or_unharmed(own_cache, data):
+    part = results.Part("kind", {"model": "m"})
+    whole = results.measure_part(part, TABLE[:40].copy)
+    where = data.draw(st.integers(0, len(whole) - 1))
+    cut = data.draw(st.integers(0, 64))
+    file = whole[:where] + data.draw(st.binary(max_size=64)) + whole[where + cut :]
+    part.path.parent.mkdir(parents=True, exist_ok=True)
+    part.path.write_bytes(file)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = results.find(part)
+    if found is None:
+        assert [str(warning.message) for warning in said if part.path.name in str(warning.message)]
+    else:
+        pd.testing.assert_frame_equal(found, TABLE[:40])

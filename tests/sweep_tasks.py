@@ -1,0 +1,51 @@
+"""Measurements for the tests of sweeps, in a module so that they can be sent to workers; and a sweep of them.
+
+python tests/sweep_tasks.py SCHEDULER TASKS SECONDS runs one, and prints a digest of its tables.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from lmmem.results import Part
+from lmmem.sweep import Task, run
+
+
+def slow(number: int, seconds: float) -> pd.DataFrame:
+    time.sleep(seconds)
+    return pd.DataFrame({"number": [number] * 3, "square": [number**2] * 3})
+
+
+def failing(number: int, times: int, folder: str) -> pd.DataFrame:
+    """Fails the first `times` times that it is tried, on any process."""
+    tries = len(list(Path(folder).glob(f"{number}-*")))
+    (Path(folder) / f"{number}-{tries}").touch()
+    if tries < times:
+        raise RuntimeError(f"number {number} is unlucky")
+    return slow(number, 0)
+
+
+def bad(number: int) -> pd.DataFrame:
+    raise ValueError(f"{number} is a bad number")
+
+
+def pid(number: int) -> pd.DataFrame:
+    import os
+
+    return pd.DataFrame({"pid": [os.getpid()], "threads": [os.environ.get("OMP_NUM_THREADS")]})
+
+
+def tasks(n: int, seconds: float = 0.0, measure=slow, *more: object) -> list[Task]:
+    arguments = [(k, seconds) if measure is slow else (k, *more) for k in range(n)]
+    settings = {"model": measure.__name__}
+    return [Task(Part("sweep", settings, {"k": k}, of=3 * n), measure, arguments[k]) for k in range(n)]
+
+
+if __name__ == "__main__":
+    tables = run(tasks(int(sys.argv[2]), float(sys.argv[3])), sys.argv[1])
+    whole = pd.concat(tables, ignore_index=True)
+    print("sum", whole["square"].sum(), "rows", len(whole))

@@ -1,0 +1,326 @@
+"""Sweeps here, in local processes and on a scheduler, while processes are killed: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import sweep_tasks
+from sweep_tasks import tasks
+
+from lmmem import experiments, sweep
+from lmmem.results import load
+from lmmem.storage import cache_folder
+from lmmem.sweep import SweepError, run
+
+HERE = Path(__file__).parent
+SQUARES = [k**2 for k in range(12) for _ in range(3)]
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Cluster:
+    """A scheduler and workers, each a process that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.log = folder / "scheduler.json", folder / "log"
+        self.processes: list[subprocess.Popen] = []
+        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+
+    def start(self, what: str, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(self.file), *options]
+        environment = os.environ | {"PYTHONPATH": str(HERE)}
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def worker(self, *options: str) -> subprocess.Popen:
+        return self.start("worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", *options)
+
+    def pids(self) -> list[int]:
+        """Of the processes that measure."""
+        return list(sweep._client(str(self.file)).run(os.getpid).values())
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path)
+    wait_until(cluster.file.exists)
+    yield cluster
+    if sweep._client.cache_info().currsize:
+        sweep._client(str(cluster.file)).close(timeout=2)
+        sweep._client.cache_clear()
+    for process in reversed(cluster.processes):
+        process.terminate()
+    for process in cluster.processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def squares(tables: list[pd.DataFrame]) -> list[int]:
+    return pd.concat(tables)["square"].tolist()
+
+
+def kept(cache: Path) -> list[Path]:
+    return list(cache.rglob("*.parquet"))
+
+
+def test_same_table_here_and_on_workers_that_are_killed(cluster, mini_corpus, tmp_path, monkeypatch):
+    index = mini_corpus.canaries["index"][:16].tolist()
+    organism = cache_folder() / "organisms"
+
+    def table(cache: str, scheduler: str | None) -> bytes:
+        (tmp_path / cache).mkdir()
+        (tmp_path / cache / "organisms").symlink_to(organism)
+        monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / cache))
+        options = {"sigma": 0.02, "draws": 120, "seed": 5, "scheduler": scheduler}
+        found = experiments.perturbation_table("pocket-mini", mini_corpus, index, **options)
+        assert len(kept(tmp_path / cache)) == 12
+        return found.to_csv().encode()
+
+    expected = table("here", None)
+    for _ in range(2):
+        cluster.worker()  # with nannies, that start them again
+    undisturbed = table("workers", str(cluster.file))
+    assert undisturbed == expected
+    over, killed = threading.Event(), []
+
+    def kill() -> None:
+        while not over.wait(1.0):
+            pids = cluster.pids()
+            if pids:
+                os.kill(pid := random.choice(pids), signal.SIGKILL)  # noqa: S311
+                killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        disturbed = table("killed", str(cluster.file))
+    finally:
+        over.set()
+        killer.join()
+    assert killed
+    assert disturbed == expected
+
+
+def test_all_workers_killed_and_others_come(cluster, own_cache):
+    first = cluster.worker("--no-nanny")
+    result: list[list[int]] = []
+    sweep._client(str(cluster.file))
+    at_work = threading.Thread(target=lambda: result.append(squares(run(tasks(12, 0.3), str(cluster.file)))))
+    at_work.start()
+    wait_until(lambda: kept(own_cache))
+    first.kill()
+    time.sleep(1)
+    cluster.worker("--no-nanny")
+    at_work.join(60)
+    assert result == [SQUARES]
+
+
+def test_scheduler_killed_is_named_and_the_sweep_goes_on_elsewhere(cluster, own_cache):
+    cluster.worker("--no-nanny")
+    sweep._client(str(cluster.file))
+
+    def kill() -> None:
+        wait_until(lambda: len(kept(own_cache)) >= 2)
+        cluster.scheduler.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ConnectionError, match=r"the scheduler at tcp://127.0.0.1:\d+ was lost; start it, and then"):
+        run(tasks(12, 0.3), str(cluster.file))
+    killer.join()
+    before = {path: path.stat().st_mtime_ns for path in kept(own_cache)}
+    assert 2 <= len(before) < 12
+    assert squares(run(tasks(12, 0.3))) == SQUARES
+    assert len(kept(own_cache)) == 12
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["", "local:2"])
+def test_stopped_sweep_keeps_what_is_done_and_goes_on(own_cache, how, where):
+    command = [sys.executable, str(HERE / "sweep_tasks.py"), where, "12", "0.4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: len(kept(own_cache)) >= 2)
+    process.send_signal(how)
+    start = time.monotonic()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    before = {path: path.stat().st_mtime_ns for path in kept(own_cache)}
+    assert 2 <= len(before) < 12
+    if how != signal.SIGKILL:
+        assert time.monotonic() - start < 30, said
+        assert f"stopped: {len(before)} of 12 parts are kept; run the same again to go on" in said
+    assert squares(run(tasks(12, 0.0))) == SQUARES
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+
+
+@pytest.fixture(params=["here", "scheduler"])
+def place(request) -> str:
+    if request.param == "here":
+        return ""
+    cluster = request.getfixturevalue("cluster")
+    cluster.worker("--no-nanny")
+    return str(cluster.file)
+
+
+def test_task_that_fails_once_is_tried_again(place, own_cache, tmp_path):
+    assert squares(run(tasks(12, 0, sweep_tasks.failing, 1, str(tmp_path)), place)) == SQUARES
+
+
+def test_task_that_always_fails_is_named_and_the_others_are_kept(place, own_cache, tmp_path):
+    mixed = tasks(12)
+    mixed[3] = unlucky = tasks(4, 0, sweep_tasks.failing, 99, str(tmp_path))[3]
+    with pytest.raises(SweepError, match="1 of 12 measurements failed, each tried 2 times") as caught:
+        run(mixed, place)
+    assert f"sweep {unlucky.part.path.stem} (k 3): RuntimeError: number 3 is unlucky" in str(caught.value)
+    assert len(kept(own_cache)) == 11
+
+
+def test_bad_input_is_raised_at_once(place, own_cache):
+    with pytest.raises(ValueError, match="is a bad number"):
+        run(tasks(12, 0, sweep_tasks.bad), place)
+    assert not kept(own_cache)
+
+
+def test_worker_with_other_code_is_refused(own_cache, monkeypatch):
+    part = tasks(1)[0].part
+    with pytest.raises(ValueError, match="a worker runs another version of lmmem"):
+        sweep._measure_there(part, sweep_tasks.slow, (1, 0), "another")
+
+
+def test_two_sweeps_on_one_folder_give_one_table(own_cache):
+    command = [sys.executable, str(HERE / "sweep_tasks.py"), "", "12", "0.1"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert said == [f"sum {sum(SQUARES)} rows 36\n"] * 2
+    assert len(kept(own_cache)) == 12
+    for path in kept(own_cache):
+        load(path)
+
+
+def test_result_that_cannot_be_written_says_so_and_keeps_the_rest(own_cache):
+    run(tasks(4))
+    done = subprocess.run(
+        [sys.executable, str(HERE / "sweep_tasks.py"), "", "12", "0"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)),  # less than a part
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "cannot be kept. Those kept before are whole: make room or give write permission" in done.stderr
+    assert "stopped: 4 of 12 parts are kept" in done.stdout + done.stderr
+    assert len([path for path in own_cache.rglob("*") if path.is_file()]) == 4
+    assert squares(run(tasks(12))) == SQUARES
+
+
+def test_clock_that_jumps_changes_nothing(own_cache, monkeypatch):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + random.choice([-1e7, 0, 1e7]))  # noqa: S311
+    assert squares(run(tasks(12))) == SQUARES
+    assert squares(run(tasks(12))) == SQUARES
+
+
+@pytest.mark.parametrize("scheduler", ["locally", "local:0", "local:x", "127.0.0.1:8786", 3])
+def test_what_is_no_scheduler_says_what_would_be(scheduler, own_cache):
+    with pytest.raises(ValueError, match='give "local", "local:4", an address such as'):
+        run(tasks(1), scheduler)
+
+
+def test_scheduler_that_does_not_answer_is_named(own_cache, monkeypatch):
+    monkeypatch.setattr(sweep, "CONNECT", "1s")
+    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 "):
+        run(tasks(1), "tcp://127.0.0.1:9")
+
+
+def test_environment_names_the_scheduler(cluster, own_cache, monkeypatch):
+    worker = cluster.worker("--no-nanny")
+    monkeypatch.setenv("LMMEM_SCHEDULER", str(cluster.file))
+    assert [table.pid.item() for table in run(tasks(2, 0, sweep_tasks.pid))] == [worker.pid] * 2
+    assert sweep.on_worker(None, os.getpid) == worker.pid
+    assert sweep.on_worker("", os.getpid) == os.getpid()
+    cluster.worker("--no-nanny")
+    sweep._client(str(cluster.file)).wait_for_workers(2)
+    with pytest.raises(ValueError, match="the workers differ in getpid"):
+        sweep.on_worker(None, os.getpid)
+
+
+def test_worker_processes_share_the_cores(own_cache):
+    code = (
+        "from sweep_tasks import *\n"
+        "if __name__ == '__main__':\n"
+        "    found = pd.concat(run(tasks(8, 0, pid), 'local:2'))\n"
+        "    print(found.pid.nunique() in (1, 2), set(found.threads))"
+    )
+    script = own_cache.parent / "script.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    share = str(max(1, (os.cpu_count() or 1) // 2))
+    assert done.stdout.splitlines()[-1] == f"True {{'{share}'}}"
+    assert "INFO" not in done.stderr
+
+
+def test_page_measures_on_a_scheduler(cluster, mini_corpus, tmp_path):
+    for _ in range(2):
+        cluster.worker("--no-nanny")
+    address = json.loads(cluster.file.read_text())["address"]
+    command = [
+        *(Path(sys.executable).with_name("papermill"), "notebooks/03_perturbation.md", tmp_path / "out.ipynb"),
+        *["-p", "model", "pocket-mini", "-p", "n_sequences", "2", "-p", "draws", "11", "-p", "dose_draws", "1"],
+        *("-p", "scheduler", address),
+    ]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4_000:]
+    outputs = [o for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in cell.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in outputs)
+    assert f"measuring on {address}" in said
+    assert "continuations/s" in said
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+def test_documented_slurm_script_asks_for_what_it_should(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (HERE.parent / "book" / "cluster.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    assert "SLURMCluster(" in code
+    code = code.replace("cluster.adapt(minimum=0, maximum=16)", "print(cluster.job_script())")
+    code = code.replace("scheduler_options={", 'scheduler_options={"host": "127.0.0.1", "dashboard_address": None, ')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH -t 04:00:00",
+        "--resources GPU=1",
+        "--lifetime 230m",
+        "--nthreads 1",
+    ):
+        assert words in done.stdout
