@@ -285,7 +285,7 @@ def _local_cluster(place: str) -> Any:
     n = int(place.partition(":")[2] or len(gpus) or cores)
     specifications = {}
     for number in range(n):
-        env = {"OMP_NUM_THREADS": str(max(1, cores // n))}
+        env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // n))}
         options: dict[str, Any] = {
             "nthreads": 1,
             "memory_limit": 0,

@@ -34,6 +34,7 @@ ALLOWED = {
     "perturbation": set(),
     "results": {"provenance", "storage"},
     "sweep": {"results"},
+    "simulation": set(),
     "hub": {"storage"},
     "row_store": {"storage"},
     "rows": {"row_store", "storage"},
@@ -53,7 +54,17 @@ ALLOWED = {
         *("published", "scoring", "sweep"),
     },
 }
-WITHOUT_TORCH = ["statistics", "plotting", "distance", "complexity", "repeats", "corpora", "models", "results"]
+WITHOUT_TORCH = [
+    "simulation",
+    "statistics",
+    "plotting",
+    "distance",
+    "complexity",
+    "repeats",
+    "corpora",
+    "models",
+    "results",
+]
 
 
 def name_of(path: Path) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
-PAGES = [*SECTIONS, "costs"]
+PAGES = [*SECTIONS, "costs", "scaling"]
 SMALL = {"model": "pocket-mini", "n_sequences": 4}
 ALSO = {
     "03_perturbation": {"draws": 12, "dose_draws": 2},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from lmmem.storage import cache_folder
 from lmmem.sweep import SweepError, run
 
 HERE = Path(__file__).parent
+ALONE = ["--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
 SQUARES = [k**2 for k in range(12) for _ in range(3)]
 
 
@@ -43,8 +47,9 @@ class Cluster:
         self.processes: list[subprocess.Popen] = []
         self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
 
-    def start(self, what: str, *options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(self.file), *options]
+    def start(self, what: str, *options: str, by_file: bool = True) -> subprocess.Popen:
+        command = [sys.executable, "-m", "dask", what, *options]
+        command += ["--scheduler-file", str(self.file)] if by_file else []
         environment = os.environ | {"PYTHONPATH": str(HERE)}
         with self.log.open("ab") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -52,7 +57,7 @@ class Cluster:
         return process
 
     def worker(self, *options: str) -> subprocess.Popen:
-        return self.start("worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", *options)
+        return self.start("worker", *ALONE, *options)
 
     def pids(self) -> list[int]:
         """Of the processes that measure."""
@@ -139,6 +144,56 @@ def test_all_workers_killed_and_others_come(cluster, own_cache):
     wait_until(lambda: kept(own_cache))
     first.kill()
     time.sleep(1)
+    cluster.worker("--no-nanny")
+    at_work.join(60)
+    assert result == [SQUARES]
+
+
+class Cable:
+    """A connection to an address, over a port of its own, that can be cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.there, self.ends = (host, port), []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                here, _ = self.listening.accept()
+                there = socket.create_connection(self.there)
+            except OSError:  # cut
+                return
+            self.ends += [here, there]
+            for one, other in ((here, there), (there, here)):
+                threading.Thread(target=self.carry, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def carry(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65_536):
+                other.sendall(data)
+
+    def cut(self) -> None:
+        for end in [self.listening, *self.ends]:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_worker_that_loses_its_connection_is_replaced(cluster, own_cache):
+    address = urllib.parse.urlsplit(json.loads(cluster.file.read_text())["address"])
+    cable = Cable(address.hostname, address.port)
+    cluster.start("worker", f"tcp://127.0.0.1:{cable.port}", *ALONE, "--no-nanny", by_file=False)
+    sweep._client(str(cluster.file)).wait_for_workers(1)
+    result: list[list[int]] = []
+    at_work = threading.Thread(target=lambda: result.append(squares(run(tasks(12, 0.3), str(cluster.file)))))
+    at_work.start()
+    wait_until(lambda: len(kept(own_cache)) >= 2)
+    cable.cut()
+    wait_until(lambda: not sweep._client(str(cluster.file)).scheduler_info()["workers"])
+    assert len(kept(own_cache)) < 12
     cluster.worker("--no-nanny")
     at_work.join(60)
     assert result == [SQUARES]
