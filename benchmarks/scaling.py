@@ -70,7 +70,7 @@ def soak(name: str, n: int, draws: int, kills: int, every: float) -> dict[str, o
 
     disturbed, seed, rows = 0.0, 20_000, 0
     tables = []
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
         while not over.is_set():
@@ -79,7 +79,7 @@ def soak(name: str, n: int, draws: int, kills: int, every: float) -> dict[str, o
             tables.append(table)
     finally:
         over.set()
-        killer.join()
+        killer.join(60)
     undisturbed, lost, doubled, differ = 0.0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         home = Path(os.environ["LMMEM_CACHE"])

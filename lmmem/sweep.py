@@ -213,7 +213,7 @@ def _there(
         for future in ended:
             number = numbers.pop(future)
             if future.cancelled():
-                raise _lost(client)
+                future.result()  # says why
             error = future.exception()
             if isinstance(error, BAD_INPUT):
                 raise error
@@ -221,10 +221,16 @@ def _there(
                 deaths[number] += 1
                 ended.add(give_out(number))
                 continue
-            yield number, (future.result() if error is None else error)
+            try:
+                result = future.result() if error is None else error
+            except OSError:  # its worker died before the table was fetched
+                deaths[number] += 1
+                ended.add(give_out(number))
+                continue
+            yield number, result
             for more in itertools.islice(waiting, room()):
                 ended.add(give_out(more))
-    except FutureCancelledError as error:
+    except (FutureCancelledError, OSError) as error:  # of the connection: a measurement's is in its future
         raise _lost(client) from error
     finally:
         with suppress(Exception):  # of a scheduler that is gone
