@@ -442,9 +442,8 @@ def greedy_table(
     One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
     cross_entropy (nats per token), rms (of the weights).
     """
-    settings, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
-    part = Part("greedy", settings)
-    task = Task(part, _greedy_part, (MODELS[name], settings, np.array(index, dtype=np.int64), tokens))
+    settings, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    task = Task(Part("greedy", settings), _greedy_part, (MODELS[name], settings, numbers, tokens))
     return _measured([task], scheduler, "greedy continuations")
 
 
@@ -505,15 +504,14 @@ def perturbation_table(
     sigma = MODELS[name].sigma if sigma is None else sigma
     if not sigma >= 0:
         raise ValueError(f"sigma must be 0 or more, in weight units; got {sigma}")
-    settings, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    settings, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
     settings |= {"sigma": sigma, "seed": seed}
     tasks = []
     for rows in _blocks(len(tokens), SEQUENCES_PER_PART):
         for drawn in _blocks(draws, DRAWS_PER_PART):
             block = {"rows": [rows.start, rows.stop], "draws": [drawn.start, drawn.stop]}
             part = Part("perturbation", settings, block, of=draws * len(tokens))
-            measured_rows = np.array(index, dtype=np.int64)[rows], tokens[rows]
-            arguments = (MODELS[name], settings, range(drawn.start, drawn.stop), *measured_rows)
+            arguments = (MODELS[name], settings, range(drawn.start, drawn.stop), numbers[rows], tokens[rows])
             tasks.append(Task(part, _perturbation_part, arguments, len(tokens[rows]) * (drawn.stop - drawn.start)))
     return _measured(tasks, scheduler, f"perturbations at sigma {sigma:g}")
 
@@ -565,13 +563,13 @@ def temperature_table(
     One line a (row, temperature, sample), columns model, step, index, temperature, sample, kl_ld
     (tokens).
     """
-    settings, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    settings, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
     settings |= {"samples": samples, "seed": seed}
-    tasks = []
+    tasks, temperatures = [], list(temperatures)
     for temperature in temperatures:
         block = {"temperature": temperature}
-        part = Part("temperature", settings, block, of=len(list(temperatures)) * samples * len(tokens))
-        arguments = (MODELS[name], settings, temperature, np.array(index, dtype=np.int64), tokens)
+        part = Part("temperature", settings, block, of=len(temperatures) * samples * len(tokens))
+        arguments = (MODELS[name], settings, temperature, numbers, tokens)
         tasks.append(Task(part, _temperature_part, arguments, samples * len(tokens)))
     return _measured(tasks, scheduler, "temperatures")
 
@@ -607,21 +605,22 @@ def _settings(
     dtype: str | None,
     device: str | None,
     scheduler: str | None,
-) -> tuple[Settings, np.ndarray]:
-    """What determines a measurement, as JSON values, and the tokens (n, 96) that are measured."""
-    tokens = corpus[list(index)]
+) -> tuple[Settings, np.ndarray, np.ndarray]:
+    """What determines a measurement, as JSON values; the rows' numbers (n,) and tokens (n, 96)."""
+    tokens, numbers = corpus[list(index)], np.array(index, dtype=np.int64)
+    step = resolve_step(name, step)
     settings = {
         "model": name,
-        "step": resolve_step(name, step),
-        "weights": weights_id(name, resolve_step(name, step)),
+        "step": step,
+        "weights": weights_id(name, step),
         "dtype": dtype or MODELS[name].dtype,
         "device": device or on_worker(scheduler, _device),
         "prompt": PROMPT,
         "continuation": CONTINUATION,
-        "index": hashlib.sha256(np.array(index, dtype=np.int64).tobytes()).hexdigest()[:16],
+        "index": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
         "tokens": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
-    return settings, tokens
+    return settings, numbers, tokens
 
 
 def _device() -> str:

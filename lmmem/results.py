@@ -69,12 +69,17 @@ class Part:
         return {**self.settings, **self.block, "code": code_hash()}
 
     @property
+    def key(self) -> str:
+        """A hash of all that determines the numbers."""
+        return _key(self.known)
+
+    @property
     def path(self) -> Path:
         """Where it is kept, whether it is there or not."""
         name = "-".join(str(self.settings[key]) for key in ("model", "step") if key in self.settings)
         name = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80]  # an id of the Hub holds a slash
         table = "-".join(filter(None, [name, _key({**self.settings, "code": code_hash()})]))
-        return cache_folder() / "results" / self.kind / table / f"{_key(self.known)}.parquet"
+        return cache_folder() / "results" / self.kind / table / f"{self.key}.parquet"
 
 
 def find(part: Part) -> pd.DataFrame | None:
@@ -234,9 +239,9 @@ def _footer(path: Path) -> tuple[dict[str, Any], int] | None:
     try:
         footer = pq.read_metadata(path)
         record = json.loads(footer.metadata[KEY])
-        return record | {key: record[key] for key in ("of", "lmmem", "date", "code")}, footer.num_rows
     except Exception:  # whatever a damaged footer makes pyarrow raise
         return None
+    return (record, footer.num_rows) if {"of", "lmmem", "date", "code"} <= record.keys() else None
 
 
 def _packed(table: pd.DataFrame, provenance: Mapping[str, Any]) -> bytes:

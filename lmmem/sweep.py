@@ -33,7 +33,7 @@ SCHEDULER_VARIABLE = "LMMEM_SCHEDULER"  # where to measure, if a page or call do
 LOCAL = "local"
 LOOPBACK = "127.0.0.1"
 ATTEMPTS = 2  # of a measurement that fails; errors that name bad input are raised at once
-DEATHS = 5  # times that a task is given out again after Dask gave it up because its workers died
+DEATHS = 5  # times that a task is given out again after its workers died and Dask gave it up, or its table was lost
 CONNECT = "10s"  # to wait for a scheduler's answer
 BAD_INPUT = (ValueError, TypeError, LookupError)
 
@@ -84,7 +84,7 @@ def run(
     """
     tables = [find(task.part) for task in tasks]
     missing = [number for number, table in enumerate(tables) if table is None]
-    here = not address(scheduler)
+    place = address(scheduler)
     failed: dict[int, BaseException] = {}
     total = sum(task.size for task in tasks)
     done = total - sum(tasks[number].size for number in missing)
@@ -92,7 +92,7 @@ def run(
         tqdm(total=total, initial=done, desc=what, unit=f" {unit}", unit_scale=True, disable=not missing) as bar,
         _told_how_to_go_on(tasks, tables),
     ):
-        for number, result in (_here if here else functools.partial(_there, scheduler))(tasks, missing):
+        for number, result in _there(place, tasks, missing) if place else _here(tasks, missing):
             if isinstance(result, BaseException):
                 failed[number] = result
             else:
@@ -123,9 +123,10 @@ def on_worker(scheduler: str | None, ask: Callable[[], Any]) -> Any:
     >>> on_worker(None, os.getpid) == os.getpid()
     True
     """
-    if not address(scheduler):
+    place = address(scheduler)
+    if not place:
         return ask()
-    client = _client(address(scheduler))
+    client = _client(place)
     if not client.scheduler_info()["workers"]:
         print("waiting for a first worker")
     client.wait_for_workers(1)
@@ -180,7 +181,7 @@ def _here(tasks: Sequence[Task], missing: Sequence[int]) -> Iterator[tuple[int, 
 
 
 def _there(
-    scheduler: str | None, tasks: Sequence[Task], missing: Sequence[int]
+    place: str, tasks: Sequence[Task], missing: Sequence[int]
 ) -> Iterator[tuple[int, pd.DataFrame | bytes | BaseException]]:
     """As :func:`_here`, in the order in which workers end; a few tasks for each worker are given out at a time."""
     if not missing:
@@ -189,7 +190,7 @@ def _there(
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    client = _client(address(scheduler))
+    client = _client(place)
     run_id = os.urandom(4).hex()  # a task of an earlier, interrupted run is another task
     waiting, deaths = iter(missing), dict.fromkeys(missing, 0)
     numbers: dict[Future, int] = {}
@@ -197,7 +198,7 @@ def _there(
 
     def give_out(number: int) -> Future:
         task = tasks[number]
-        key = f"{task.part.kind}-{task.part.path.stem}-{run_id}-{deaths[number]}"
+        key = f"{task.part.kind}-{task.part.key}-{run_id}-{deaths[number]}"
         arguments = (task.part, task.measure, task.arguments, code_hash())
         future = client.submit(
             _measure_there, *arguments, key=key, retries=ATTEMPTS - 1, resources=resources, pure=False
@@ -217,13 +218,12 @@ def _there(
             error = future.exception()
             if isinstance(error, BAD_INPUT):
                 raise error
-            if isinstance(error, KilledWorker) and deaths[number] < DEATHS:
-                deaths[number] += 1
-                ended.add(give_out(number))
-                continue
+            died = isinstance(error, KilledWorker)
             try:
                 result = future.result() if error is None else error
-            except OSError:  # its worker died before the table was fetched
+            except OSError as lost:  # its worker died before the table was fetched
+                died, result = True, lost
+            if died and deaths[number] < DEATHS:
                 deaths[number] += 1
                 ended.add(give_out(number))
                 continue
@@ -329,4 +329,4 @@ def _told_how_to_go_on(tasks: Sequence[Task], tables: Sequence[pd.DataFrame | No
 
 def _name(task: Task) -> str:
     block = ", ".join(f"{key} {value}" for key, value in task.part.block.items())
-    return f"{task.part.kind} {task.part.path.stem}" + (f" ({block})" if block else "")
+    return f"{task.part.kind} {task.part.key}" + (f" ({block})" if block else "")
