@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import Cache, DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import Cache, DynamicCache
 
+from lmmem import recording
+from lmmem.attention import attention_for_decoding, blocks_cache
+from lmmem.products import fast_products
 from lmmem.protocol import CONTINUATION
 from lmmem.tokens import as_tokens
 
@@ -27,11 +24,9 @@ __all__ = ["greedy", "sample"]
 
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
 FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
-PART = 64  # continuations that a thread of its own is worth, on a processor
-GRAIN = 8  # tokens by which keys and values grow on a processor, where all of a buffer is read at each token
+PROCESSOR_BYTES = 2**31  # for keys and values on a processor
 OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive")  # torch and oneDNN, on a processor
-# Logits (n, vocabulary) of some of the continuations, which of them, position -> tokens (n,)
-Choose = Callable[[torch.Tensor, slice, int], torch.Tensor]
+Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
 
 
 def greedy(
@@ -66,21 +61,21 @@ def greedy(
     (1, 4)
     """
     tokens = _prompts(model, prompts, length)
-    banned = _end_of_text(model) if ban_end_of_text else None
+    banned, on_cpu = _end_of_text(model) if ban_end_of_text else None, model.device.type == "cpu"
 
-    def choose(logits: torch.Tensor, these: slice, position: int) -> torch.Tensor:
+    def choose(logits: torch.Tensor, position: int) -> torch.Tensor:
         if banned is not None:
             logits[:, banned] = -torch.inf
-        return logits.argmax(dim=-1)
+        return (logits.float() if on_cpu else logits).argmax(dim=-1)  # a processor has no fast argmax in half precision
 
-    size = _batch(model, batch_size, tokens.shape[1] + length)
+    size = _batch(model, batch_size, len(tokens), tokens.shape[1] + length)
     continuations = np.empty((len(tokens), length), dtype=np.int64)
     row = 0
     while row < len(tokens):
         try:
             block = _decode(model, tokens[row : row + size], length, choose)
         except RuntimeError as error:
-            size = _half(size, error)
+            size = _half(model, size, error)
             continue
         continuations[row : row + len(block)] = block.cpu().numpy()
         row += len(block)
@@ -137,7 +132,7 @@ def sample(
     tokens = _prompts(model, prompts, length)
     n = len(tokens)
     uniforms = np.random.default_rng(seed).random((n, samples, length), dtype=np.float32)
-    size = _batch(model, batch_size, tokens.shape[1] + length)
+    size = _batch(model, batch_size, n * samples, tokens.shape[1] + length)
     continuations = np.empty((samples, n, length), dtype=np.int64)
     row = first = 0
     while row < n:
@@ -147,15 +142,15 @@ def sample(
         rows, copies, _ = u.shape
         u = u.flatten(0, 1)  # (rows * copies, length)
 
-        def choose(logits: torch.Tensor, these: slice, position: int, u: torch.Tensor = u) -> torch.Tensor:
+        def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
             cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
-            target = u[these, position, None] * cumulative[:, -1:]
+            target = u[:, position, None] * cumulative[:, -1:]
             return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
         try:
             block = _decode(model, tokens[row : row + rows], length, choose, copies)  # (rows * copies, length)
         except RuntimeError as error:
-            size = _half(size, error)
+            size = _half(model, size, error)
             continue
         block = block.view(rows, copies, length).transpose(0, 1)
         continuations[first : first + copies, row : row + rows] = block.cpu().numpy()
@@ -165,159 +160,78 @@ def sample(
     return continuations
 
 
-def _half(size: int, error: RuntimeError) -> int:
+def _half(model: PreTrainedModel, size: int, error: RuntimeError) -> int:
     """Half as many continuations at a time, if memory was what `error` is about; else it is raised again."""
     short = isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
     if not short or size == 1:
         raise error
+    recording.forget(model)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return size // 2
 
 
-class _PreallocatedLayer(DynamicLayer):
-    """Keys and values of one layer, written in place: no copy of the past at every token.
-
-    Their buffer grows by `grain` tokens at a time, up to `length`.
-    """
-
-    def __init__(self, length: int, grain: int) -> None:
-        super().__init__()
-        self.length, self.grain = length, grain
-        self.used = 0
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        end = self.used + key_states.shape[-2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.key_buffer, self.value_buffer = self._grown(key_states, end), self._grown(value_states, end)
-        elif end > self.key_buffer.shape[-2]:
-            self.key_buffer = self._grown(self.key_buffer, end)
-            self.value_buffer = self._grown(self.value_buffer, end)
-        self.key_buffer[:, :, self.used : end] = key_states
-        self.value_buffer[:, :, self.used : end] = value_states
-        self.used = end
-        return self._show()
-
-    def _grown(self, buffer: torch.Tensor, end: int) -> torch.Tensor:
-        n, heads, known, width = buffer.shape
-        grown = buffer.new_empty(n, heads, min(self.length, math.ceil(end / self.grain) * self.grain), width)
-        grown[:, :, :known] = buffer
-        grown[:, :, known:] = 0  # no weight times something that is no number
-        return grown
-
-    def _show(self) -> tuple[torch.Tensor, torch.Tensor]:
-        shown = self.key_buffer[:, :, : self.used], self.value_buffer[:, :, : self.used]
-        self.keys, self.values = shown
-        return shown
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.key_buffer = self.key_buffer.repeat_interleave(repeats, dim=0)
-        self.value_buffer = self.value_buffer.repeat_interleave(repeats, dim=0)
-        self._show()
-
-
-def _attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one new token to all before it, as two products; anything else as transformers does it.
-
-    On a processor the fused kernel is made for many queries: for one it takes longer, in half
-    precision several times as long. The products are over whole buffers of :class:`_PreallocatedLayer`,
-    because over a part of each they would copy it first; what lies past the last token weighs nothing.
-    """
-    n, heads, new, width = query.shape
-    if new != 1 or attention_mask is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    shared, tokens = key.shape[1], key.shape[2]  # heads of keys, each for several of queries
-    held = key.stride(1) // key.stride(2)  # tokens that the buffers have room for
-    keys, values = (part.as_strided((n, shared, held, width), part.stride()).flatten(0, 1) for part in (key, value))
-    grouped = query.reshape(n * shared, heads // shared, width)
-    scores = grouped * (width**-0.5 if scaling is None else scaling) @ keys.mT
-    scores[..., tokens:] = -torch.inf
-    return (scores.softmax(dim=-1) @ values).view(n, 1, heads, width), None
-
-
-ATTENTION = "lmmem_decoding"  # its name among those of transformers
-AttentionInterface.register(ATTENTION, _attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-@contextmanager
-def _attention_for_decoding(model: PreTrainedModel) -> Iterator[None]:
-    """On a processor, :func:`_attend` in the place of the fused kernel while the block runs."""
-    before = model.config._attn_implementation
-    if model.device.type != "cpu" or before != "sdpa":
-        yield
-        return
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1) -> torch.Tensor:
-    """(n, k) -> (n * copies, length), on all cores.
-
-    On a processor the prompts are divided among threads, each of which computes by itself: they wait
-    for each other once, where the threads of one product wait for each other at every product.
-    """
-    n, threads = len(tokens), torch.get_num_threads()
-    parts = min(threads, n, n * copies // PART) if tokens.device.type == "cpu" else 1
-    bounds = [n * part // max(1, parts) for part in range(parts + 1)]
-    stop = threading.Event()
-
-    def decode(first: int, last: int) -> torch.Tensor:
-        torch.set_num_threads(threads // parts)  # of this thread, and of those begun after it
-        these = slice(first * copies, last * copies)
-        return _decode_part(model, tokens[first:last], length, choose, these, copies, stop)
-
-    with _attention_for_decoding(model):
-        if parts <= 1:
-            return _decode_part(model, tokens, length, choose, slice(None), copies, stop)
-        with ThreadPoolExecutor(parts) as pool:
-            try:
-                return torch.cat(list(pool.map(decode, bounds[:-1], bounds[1:])))
-            finally:
-                stop.set()  # after an interruption or an error in one of them
-                torch.set_num_threads(threads)
-
-
 @torch.inference_mode()
-def _decode_part(
-    model: PreTrainedModel,
-    tokens: torch.Tensor,
-    length: int,
-    choose: Choose,
-    these: slice,
-    copies: int,
-    stop: threading.Event,
-) -> torch.Tensor:
-    """Read the prompts once, then one token at a time."""
-    whole = tokens.shape[1] + length
-    grain = GRAIN if tokens.device.type == "cpu" else whole
-    layers: list[Any] = [_PreallocatedLayer(whole, grain) for _ in range(model.config.num_hidden_layers)]
-    cache = Cache(layers=layers)
-    output = torch.empty(len(tokens) * copies, length, dtype=torch.long, device=tokens.device)
-    for position in range(length):
-        if stop.is_set():
-            break
-        logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        if position == 0 and copies > 1:
-            cache.batch_repeat_interleave(copies)
+def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1) -> torch.Tensor:
+    """(n, k) -> (n * copies, length): read the prompts once, then one token at a time."""
+    n, k = tokens.shape
+    output = torch.empty(n * copies, length, dtype=torch.long, device=tokens.device)
+    with attention_for_decoding(model) as by_blocks, fast_products(model, n * copies):
+        reader = _reader(model, k + length, by_blocks)
+        logits = reader.read(tokens)
+        if copies > 1:
+            reader.branch(copies)
             logits = logits.repeat_interleave(copies, dim=0)
-        output[:, position] = choose(logits, these, position)
-        tokens = output[:, position, None]
+        for position in range(length):
+            output[:, position] = choose(logits, position)
+            if position < length - 1:
+                logits = reader.read(output[:, position, None])
     return output
+
+
+class _Reader:
+    """Reads tokens, keeps what later ones need of them, and gives the logits after the last."""
+
+    def __init__(self, model: PreTrainedModel, cache: Cache) -> None:
+        self.model, self.cache = model, cache
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(n, tokens) -> (n, vocabulary)."""
+        return self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    def branch(self, copies: int) -> None:
+        """From now on each prompt has so many continuations."""
+        self.cache.batch_repeat_interleave(copies)
+
+
+class _RecordedReader(_Reader):
+    """After the prompts, takes a step that a GPU has recorded."""
+
+    def __init__(self, model: PreTrainedModel, whole: int) -> None:
+        super().__init__(model, DynamicCache(config=model.config))
+        self.whole, self.copies = whole, 1
+        self.step: recording.Step | None = None
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.step is None and not self.cache.get_seq_length():
+            return super().read(tokens)
+        if self.step is None:
+            self.step = recording.step_for(self.model, len(tokens), self.whole)
+            self.step.begin(self.model, self.cache, self.copies)
+            self.cache = DynamicCache()  # what the step now holds
+        return self.step(self.model, tokens)
+
+    def branch(self, copies: int) -> None:
+        self.copies = copies
+
+
+def _reader(model: PreTrainedModel, whole: int, by_blocks: bool) -> _Reader:
+    """For one batch of `whole` tokens with their prompts, the fastest that this model and device allow."""
+    if by_blocks:
+        return _Reader(model, blocks_cache(model))
+    if model.device.type == "cuda" and recording.can_record(model):
+        return _RecordedReader(model, whole)
+    return _Reader(model, DynamicCache(config=model.config))
 
 
 def _prompts(model: PreTrainedModel, prompts: ArrayLike, length: int) -> torch.Tensor:
@@ -333,22 +247,26 @@ def _end_of_text(model: PreTrainedModel) -> int:
     return end
 
 
-def _batch(model: PreTrainedModel, batch_size: int | None, length: int) -> int:
-    """Continuations at a time: as asked, else as many as there is memory for keys and values of `length` tokens."""
+def _batch(model: PreTrainedModel, batch_size: int | None, n: int, length: int) -> int:
+    """Continuations at a time: as asked, else as many as there is memory for keys and values of `length` tokens.
+
+    All of n in batches of one size, as nearly as can be.
+    """
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return batch_size
-    size = BATCH.get(model.device.type, 64)
-    if model.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model.device)
-        size = max(1, min(size, int(FREE_SHARE * free) // (length * _bytes_per_token(model))))
-    return size
+    kind = model.device.type
+    memory = PROCESSOR_BYTES
+    if kind == "cuda":
+        memory = int(FREE_SHARE * (torch.cuda.mem_get_info(model.device)[0] + recording.held_bytes(model)))
+    size = max(1, min(BATCH.get(kind, 64), memory // (length * _bytes_per_token(model))))
+    return math.ceil(n / math.ceil(n / size)) if n else size
 
 
 def _bytes_per_token(model: PreTrainedModel) -> int:
-    """Of keys and values, in all layers."""
+    """Of keys and values, in all layers; a processor keeps them in float32."""
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    return 2 * config.num_hidden_layers * heads * width * (4 if model.device.type == "cpu" else model.dtype.itemsize)

@@ -1,0 +1,70 @@
+"""The fastest matrix products that a processor has. Knows no tokens.
+
+On x86 torch multiplies float32 by MKL, which on processors of other makers than its own takes twice
+as long as oneDNN, and torch brings both. oneDNN's product is the one that ``torch.compile`` calls;
+here a model's linear layers call it directly, with weights laid out for it once a batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["fast_products"]
+
+DTYPES = (torch.float32, torch.bfloat16)
+LAID_OUT_BYTES = 2**30  # weights laid out anew at most: the others are read as they lie, a little slower
+
+
+@contextmanager
+def fast_products(model: nn.Module, rows: int) -> Iterator[None]:
+    """While the block runs, linear layers of a model on an x86 processor multiply by oneDNN.
+
+    The weights must not change meanwhile.
+
+    Parameters
+    ----------
+    model : its layers are given back as they were, whatever happens in the block.
+    rows : of the matrices that they will mostly be given.
+
+    >>> layer, x = nn.Linear(3, 2).requires_grad_(False), torch.ones(5, 3)
+    >>> expected = layer(x)
+    >>> with fast_products(layer, rows=5):
+    ...     torch.testing.assert_close(layer(x), expected)
+    """
+    layers = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    layers = [layer for layer in layers if _can(layer)]
+    product = torch.ops.mkldnn._linear_pointwise.default if layers else None
+    small = sum(layer.weight.nbytes for layer in layers) <= LAID_OUT_BYTES
+    try:
+        for layer in layers:
+            weight = layer.weight.detach()
+            if small:
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            layer.forward = functools.partial(_linear, product, weight, layer.bias)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _linear(product: Any, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return product(x, weight, bias, "none", [], "")
+
+
+def _can(layer: nn.Linear) -> bool:
+    weight = layer.weight
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and (weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )

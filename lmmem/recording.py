@@ -1,0 +1,131 @@
+"""One step of decoding in memory that stays where it is, so that a GPU can repeat it without Python.
+
+A GPU takes as long to be told of a small step's kernels as to run them. A CUDA graph tells it once:
+the step is recorded the first time and repeated from then on, for all tokens and all draws, because
+noise on the weights changes them in place. Knows no logits.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, cast
+
+import torch
+from transformers import StaticCache
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Step", "can_record", "forget", "held_bytes", "step_for"]
+
+
+class Step:
+    """The logits after one more token of n continuations, of `whole` tokens at most with their prompts.
+
+    Keys and values lie in transformers' ``StaticCache``, whose position is a tensor: no shape, no
+    address and no number of Python's changes from step to step.
+    """
+
+    def __init__(self, model: PreTrainedModel, n: int, whole: int) -> None:
+        self.n, self.whole = n, whole
+        self.addresses = _addresses(model)
+        self.tokens = torch.zeros(n, 1, dtype=torch.long, device=model.device)
+        self.cache = StaticCache(config=model.config, max_cache_len=whole)
+        self.layers = cast("list[StaticLayer]", self.cache.layers)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.logits: torch.Tensor | None = None
+
+    def begin(self, model: PreTrainedModel, prompts: Cache, copies: int) -> None:
+        """Go on from prompts that have been read, each with so many continuations."""
+        new = not self.layers[0].is_initialized
+        read = [_states(layer) for layer in prompts.layers]
+        for layer, states in zip(self.layers, read, strict=True):
+            if new:  # from their shapes alone
+                layer.lazy_initialization(*(part[:1].expand(self.n, -1, -1, -1) for part in states))
+        if new and model.device.type == "cuda":
+            try:
+                self._record(model)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                warnings.warn(f"a step of this model cannot be recorded, and takes longer: {error}", stacklevel=2)
+        for layer, states in zip(self.layers, read, strict=True):
+            for kept, part in zip(_states(layer), states, strict=True):
+                n, _, k, _ = part.shape
+                kept[: n * copies].unflatten(0, (n, copies))[..., :k, :] = part[:, None]
+        self._at(prompts.get_seq_length())
+
+    def __call__(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (m, vocabulary) after these tokens (m, 1), m <= n; the next call writes over them."""
+        self.tokens[: len(tokens)] = tokens
+        if self.graph is None:
+            return self._compute(model)[: len(tokens)]
+        self.graph.replay()
+        assert self.logits is not None  # noqa: S101 - recorded with the graph
+        return self.logits[: len(tokens)]
+
+    def _compute(self, model: PreTrainedModel) -> torch.Tensor:
+        return model(self.tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    def _record(self, model: PreTrainedModel) -> None:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # kernels that are chosen or loaded at their first run
+            for _ in range(2):
+                self._at(0)
+                self._compute(model)
+        torch.cuda.current_stream().wait_stream(aside)
+        self._at(0)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.logits = self._compute(model)
+        self.graph = graph
+
+    def _at(self, position: int) -> None:
+        for layer in self.layers:
+            layer.cumulative_length.fill_(position)
+
+
+_steps: weakref.WeakKeyDictionary[PreTrainedModel, Step] = weakref.WeakKeyDictionary()  # the last one of each model
+
+
+def step_for(model: PreTrainedModel, n: int, whole: int) -> Step:
+    """The step of this model for n continuations: the last one if it fits, else a new one in its place."""
+    known = _steps.get(model)
+    if known and known.whole == whole and n <= known.n <= 2 * n and known.addresses == _addresses(model):
+        return known
+    forget(model)
+    _steps[model] = Step(model, n, whole)
+    return _steps[model]
+
+
+def forget(model: PreTrainedModel) -> None:
+    """Give back the memory of a model's step."""
+    _steps.pop(model, None)
+
+
+def held_bytes(model: PreTrainedModel) -> int:
+    """Memory of the keys and values of a model's step."""
+    known = _steps.get(model)
+    if known is None or not known.layers[0].is_initialized:
+        return 0
+    return sum(part.nbytes for layer in known.layers for part in _states(layer))
+
+
+def can_record(model: PreTrainedModel) -> bool:
+    """Whether a step of this model is the same at every position."""
+    cache = StaticCache(config=model.config, max_cache_len=1)
+    return model._can_compile_fullgraph and all(type(layer) is StaticLayer for layer in cache.layers)
+
+
+def _states(layer: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of a layer of a cache that has read something."""
+    kept = cast("StaticLayer | DynamicLayer", layer)
+    return cast(torch.Tensor, kept.keys), cast(torch.Tensor, kept.values)
+
+
+def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
+    """Where the weights lie: a graph reads them there."""
+    return tuple(parameter.data_ptr() for parameter in model.parameters())
