@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 import lmmem
@@ -15,6 +15,7 @@ from benchmarks.measure import Row, peak_mb, seconds, side_by_side
 from lmmem.decoding import greedy, sample
 from lmmem.distance import levenshtein
 from lmmem.perturbation import perturbed
+from lmmem.products import fast_products
 
 PROMPT, LENGTH = 32, 64
 SIGMA = 1e-2  # costs the same whatever it is
@@ -66,19 +67,19 @@ def generate(model: PreTrainedModel, prompts: np.ndarray, **options: object) -> 
     return model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)[:, PROMPT:].cpu().numpy()
 
 
-def limit(model: PreTrainedModel, n: int, *, reading: bool = False) -> Callable[[], None]:
+def limit(model: PreTrainedModel, n: int, *, fastest: bool = False, reading: bool = False) -> Callable[[], None]:
     """The matrix products of decoding n prompts, and nothing else: what the machine needs at least.
 
-    With `reading`, all keys and values are read once at every token too, as no attention can avoid.
+    As ``torch.nn.functional.linear`` does them, or by the fastest that the processor has. With
+    `reading`, all keys and values are read once at every token too, as no attention can avoid.
     """
     config = model.config
-    head = model.get_output_embeddings().weight
-    weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    weights = [weight for weight in weights if weight is not head]
+    head = model.get_output_embeddings()
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
     inputs = {
         (rows, width): torch.randn(rows, width, dtype=model.dtype, device=model.device)
         for rows in (n * PROMPT, n)
-        for width in {weight.shape[1] for weight in [*weights, head]}
+        for width in {layer.in_features for layer in [*layers, head]}
     }
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     per_token = 2 * n * heads * config.hidden_size // config.num_attention_heads  # of one layer
@@ -86,39 +87,39 @@ def limit(model: PreTrainedModel, n: int, *, reading: bool = False) -> Callable[
 
     @torch.inference_mode()
     def products() -> None:
-        for position in range(LENGTH):
-            rows = n * PROMPT if position == 0 else n
-            for weight in weights:
-                functional.linear(inputs[rows, weight.shape[1]], weight)
-            functional.linear(inputs[n, head.shape[1]], head)
-            if reading:
-                for _ in range(config.num_hidden_layers):
-                    held[: per_token * (PROMPT + position)].sum()
+        with fast_products(model, n) if fastest else nullcontext():
+            for position in range(LENGTH):
+                rows = n * PROMPT if position == 0 else n
+                for layer in layers:
+                    layer(inputs[rows, layer.in_features])
+                head(inputs[n, head.in_features])
+                if reading:
+                    for _ in range(config.num_hidden_layers):
+                        held[: per_token * (PROMPT + position)].sum()
 
     return products
 
 
-def greedy_rows(
-    name: str, model: PreTrainedModel, n: int, runs: int, *, published: bool = False, reading: bool = False
-) -> list[Row]:
+def greedy_rows(name: str, model: PreTrainedModel, n: int, runs: int, *, published: bool = False) -> list[Row]:
     """Greedy decoding of n prompts beside `generate`, and beside the least that the machine needs."""
-    prompts, at_limit = prompts_for(model, n), "a ratio of 1 is the limit"
+    prompts = prompts_for(model, n)
 
-    def ours() -> object:
-        return greedy(model, prompts)
+    def beside(other: str, work: Callable[[], object], runs: int = runs, note: str = "") -> Row:
+        return side_by_side(name, lambda: greedy(model, prompts), other, work, runs=runs, note=note)
 
-    rows = [side_by_side(name, ours, "generate with its cache", lambda: generate(model, prompts), runs=runs)]
+    rows = [beside("generate with its cache", lambda: generate(model, prompts))]
     if published:
         other = "generate without cache, as published"
-        rows.append(
-            side_by_side(name, ours, other, lambda: generate(model, prompts, use_cache=False), runs=min(runs, 3))
-        )
-    other = "its matrix products alone (the limit)"
-    rows.append(side_by_side(name, ours, other, limit(model, n), runs=runs, note=at_limit))
-    if reading:
-        other = "its matrix products, and reading keys and values (the limit)"
-        rows.append(side_by_side(name, ours, other, limit(model, n, reading=True), runs=runs, note=at_limit))
-    return rows
+        rows.append(beside(other, lambda: generate(model, prompts, use_cache=False), min(runs, 3)))
+    kinds = {
+        "matrix products alone, torch's": {},
+        "matrix products alone, the fastest": {"fastest": True},
+        "matrix products, the fastest, and reading keys and values": {"fastest": True, "reading": True},
+    }
+    note = "the ratio is the share of the limit's rate"
+    return rows + [
+        beside(f"the limit: {kind}", limit(model, n, **options), note=note) for kind, options in kinds.items()
+    ]
 
 
 def decoding_rows(runs: int = 5) -> list[Row]:
@@ -181,7 +182,7 @@ def sweep_rows(n: int, draws: int, runs: int = 5) -> list[Row]:
     model = model_of_shape("pocket")
     return [
         sweep_row(f"{draws} draws on {n} sequences, pocket", model, n, draws),
-        noise_row(f"noise and restoration alone, as a share of a draw on {n} sequences", model, n, draws, runs),
+        *share_rows(f"a draw on {n} sequences, pocket", model, n, draws, runs),
     ]
 
 
@@ -214,16 +215,25 @@ def sweep_row(name: str, model: PreTrainedModel, n: int, draws: int) -> Row:
     return Row(name, "load, perturb, generate one by one, as published", *once)
 
 
-def noise_row(name: str, model: PreTrainedModel, n: int, draws: int, runs: int) -> Row:
-    """What noise costs in a sweep."""
+def share_rows(name: str, model: PreTrainedModel, n: int, draws: int, runs: int) -> list[Row]:
+    """What noise, and what distances, cost in a sweep."""
+    prompts, truth = sequences_for(model, n)
+    said = greedy(model, prompts)
 
     def noise() -> None:
         for draw in range(draws):
             with perturbed(model, SIGMA, 0, draw):
                 pass
 
-    note = "the ratio is the share of a draw that noise takes"
-    return side_by_side(name, lambda: sweep(model, n, draws), "noise and restoration", noise, runs=runs, note=note)
+    def distances() -> None:
+        for _ in range(draws):
+            levenshtein(said, truth)
+
+    note = "the ratio is the share of a draw"
+    return [
+        side_by_side(name, lambda: sweep(model, n, draws), f"{what} alone", work, runs=runs, note=note)
+        for what, work in (("noise and restoration", noise), ("distances", distances))
+    ]
 
 
 def growth(step: int = 4) -> list[dict[str, float]]:

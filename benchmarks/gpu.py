@@ -10,11 +10,15 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks import decoding
-from benchmarks.measure import Row
+from benchmarks.measure import Row, side_by_side
+from lmmem import recording
 from lmmem.provenance import environment
 
 RESULTS = Path(__file__).parent / "gpu.json"
@@ -29,14 +33,30 @@ def rows_on(device: str) -> Iterator[Row]:
         model = decoding.model_of_shape(name if gpu else stand_in, torch.float16 if gpu else torch.float32, device)
         shape = f"{name} shape, float16"
         n, few, samples, runs = (prompts, 4, 200, RUNS) if gpu else (2, 2, 3, 1)
-        yield from decoding.greedy_rows(f"greedy, {prompts:,} prompts, {shape}", model, n, runs, reading=True)
+        greedy = f"greedy, {prompts:,} prompts, {shape}"
+        yield from decoding.greedy_rows(greedy, model, n, runs)
+        yield unrecorded_row(greedy, model, n, runs)
         yield decoding.sampling_row(f"200 samples of each of 4 prompts, {shape}", model, few, samples, runs)
         if name == "Pythia-1B":
             yield decoding.sweep_row(f"1 draw on 16 sequences, {shape}", model, 16 if gpu else 2, 1)
-            noise = f"noise and restoration alone, as a share of a draw on {prompts:,} sequences, {shape}"
-            yield decoding.noise_row(noise, model, n, 1, runs)
+            yield from decoding.share_rows(f"a draw on {prompts:,} sequences, {shape}", model, n, 1, runs)
         del model
         torch.cuda.empty_cache()
+
+
+def unrecorded_row(name: str, model: PreTrainedModel, n: int, runs: int) -> Row:
+    """What recording the step is worth; both ways have to say the same."""
+    prompts = decoding.prompts_for(model, n)
+
+    def unrecorded() -> np.ndarray:
+        with mock.patch.object(recording, "can_record", lambda model: False):
+            return decoding.greedy(model, prompts)
+
+    same = (decoding.greedy(model, prompts) == unrecorded()).mean()
+    note = f"{same:.1%} of the tokens are the same"  # a tie in half precision may fall either way
+    return side_by_side(
+        name, lambda: decoding.greedy(model, prompts), "each step told anew", unrecorded, runs=runs, note=note
+    )
 
 
 def main() -> None:
