@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 RESULTS = Path(__file__).parent / "scaling.json"
@@ -108,6 +109,28 @@ def soak(name: str, n: int, draws: int, kills: int, every: float) -> dict[str, o
     }
 
 
+def large_table(rows: int, parts: int) -> dict[str, object]:
+    """Seconds to list a table of many rows, and to read those of one draw."""
+    from lmmem.results import Part, keep_part, measure_part, tables
+
+    each = rows // parts
+    rng = np.random.default_rng(0)
+    for number in range(parts):
+        part = Part("large", {"model": "none", "step": parts}, {"number": number}, of=rows)
+        table = pd.DataFrame({"index": range(each), "draw": number, "kl_ld": rng.integers(0, 65, each)})
+        keep_part(part, measure_part(part, table.copy))
+    folder = part.path.parent
+    start = time.perf_counter()
+    listed = tables()
+    listing = time.perf_counter() - start
+    assert listed.loc[listed.folder == str(folder), "rows"].item() == rows
+    start = time.perf_counter()
+    found = pd.read_parquet(folder, filters=[("draw", "==", parts // 2), ("kl_ld", "<", 8)])
+    reading = time.perf_counter() - start
+    assert 0 < len(found) < each
+    return {"rows": rows, "parts": parts, "list_s": listing, "slice_s": reading}
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
@@ -132,9 +155,10 @@ def main() -> None:
         for run in runs:
             print(run["workers"], "processes:", run["seconds"], "s", flush=True)
         soaked = soak(given.model, given.n // 2, given.draws, given.kills, given.every)
-    print(soaked)
+        large = [large_table(1_000_000, parts) for parts in (100, 1_000)]
+    print(soaked, large, sep="\n")
     record = {"environment": environment(), "model": given.model, "sequences": given.n, "draws": given.draws}
-    given.out.write_text(json.dumps(record | {"runs": runs, "soak": soaked}, indent=1) + "\n")
+    given.out.write_text(json.dumps(record | {"runs": runs, "soak": soaked, "tables": large}, indent=1) + "\n")
     print(f"written to {given.out}")
 
 

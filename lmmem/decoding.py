@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +87,7 @@ def sample(
     prompts: ArrayLike,
     temperature: float,
     samples: int,
-    seed: int,
+    seed: int | Sequence[int],
     length: int = CONTINUATION,
     *,
     batch_size: int | None = None,
@@ -104,7 +104,7 @@ def sample(
     prompts : (n, k) token ids.
     temperature : divides the logits; 0 is greedy and allows one sample.
     samples : continuations per prompt.
-    seed : the same seed gives the same uniforms.
+    seed : the same seed gives the same uniforms; one number or several, as for ``numpy.random.default_rng``.
     length : tokens to add to each prompt.
     batch_size : continuations decoded at a time; None chooses by device. Halved where memory is short.
 

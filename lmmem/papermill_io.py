@@ -75,12 +75,37 @@ def _to_ipynb(text: str, path: str) -> str:
 def _reading(read: Callable[..., str]) -> Callable[..., str]:
     @functools.wraps(read)
     def wrapped(path: Any, extensions: list[str] | None = None) -> str:
+        if extensions and ".yaml" in extensions:  # the file of papermill's -f
+            return _checked_parameters(read, path, extensions)
         if _extension(path) not in EXTENSIONS:
             return read(path) if extensions is None else read(path, extensions)
         _refuse_unknown_parameters()
         return _to_ipynb(read(path, list(EXTENSIONS)), path)
 
     return wrapped
+
+
+def _checked_parameters(read: Callable[..., str], path: Any, extensions: list[str]) -> str:
+    """The text of a file of parameters, refused in one line if it is none."""
+    import yaml
+
+    hint = "write one parameter a line, such as n_sequences: 32"
+    try:
+        text = read(path, extensions)
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise TextNotebookError(f"{path} cannot be read as YAML ({why}): {hint}") from error
+    if found is not None and not (isinstance(found, dict) and _named_by_words(found)):
+        raise TextNotebookError(f"{path} names no parameters, or by more than words: {hint}")
+    return text
+
+
+def _named_by_words(value: Any) -> bool:
+    """Whether the keys of all mappings in a value are strings."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _named_by_words(part) for key, part in value.items())
+    return not isinstance(value, list) or all(map(_named_by_words, value))
 
 
 def _writing(write: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 
-__all__ = ["environment", "processor"]
+__all__ = ["commit", "environment", "processor"]
 
 PACKAGES = ("lmmem", "torch", "transformers", "numpy", "tokenizers", "rapidfuzz")
 
@@ -21,12 +23,35 @@ def environment() -> dict[str, str]:
     """
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return versions | {
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "cores": str(os.cpu_count()),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the checkout that this lmmem is part of, with a plus if the library was changed; else empty.
+
+    >>> len(commit()) in (0, 12, 13)
+    True
+    """
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # or an lmmem installed somewhere within another project
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def processor() -> str:

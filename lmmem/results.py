@@ -44,6 +44,7 @@ MEASURING = [
     "scoring",
     "perturbation",
     "experiments",
+    "sequences",
 ]
 
 
@@ -181,12 +182,12 @@ def tables() -> pd.DataFrame:
     Returns
     -------
     One line a table: kind, model, step, rows, complete (the share of its rows that is there), parts,
-    damaged (files that are none), mb, lmmem (version), measured (ISO 8601, UTC, the latest), current
-    (whether it is measured with the code of this lmmem), folder.
+    damaged (files that are none), mb, lmmem (version), commit (of its checkout), measured (ISO 8601,
+    UTC, the latest), current (whether it is measured with the code of this lmmem), folder.
     """
-    columns = ["kind", "model", "step", "rows", "complete", "parts", "damaged", "mb", "lmmem", "measured", "current"]
+    columns = ["kind", "model", "step", "rows", "complete", "parts", "damaged", "mb", "lmmem", "commit", "measured"]
     folders = sorted(path for path in (cache_folder() / "results").glob("*/*") if path.is_dir())
-    return pd.DataFrame([_summary(folder) for folder in folders], columns=[*columns, "folder"])
+    return pd.DataFrame([_summary(folder) for folder in folders], columns=[*columns, "current", "folder"])
 
 
 def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
@@ -200,7 +201,11 @@ def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
     records = [table.attrs["provenance"] for table in tables]
     seconds = sum(record["seconds"] for record in records)
 
-    trained = sorted({record["step"] for record in records if "step" in record})  # repeats may be of all training
+    trained = sorted(
+        {  # repeats may be of all training
+            step for record in records if "step" in record for step in record.get("steps", [record["step"]])
+        }
+    )
     steps = str(trained[0]) if len(trained) == 1 else f"{trained[-1]} (and {len(trained) - 1} others)"
 
     def values(key: str) -> str:
@@ -231,6 +236,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "damaged": len(paths) - len(parts),
         "mb": sum(path.stat().st_size for path in paths) / 1e6,
         "lmmem": ", ".join(sorted({record["lmmem"] for record in records})),
+        "commit": ", ".join(sorted({record["commit"] for record in records})),
         "measured": max((record["date"] for record in records), default=None),
         "current": all(record["code"] == code_hash() for record in records),
         "folder": str(folder),
@@ -244,7 +250,7 @@ def _footer(path: Path) -> tuple[dict[str, Any], int] | None:
         record = json.loads(footer.metadata[KEY])
     except Exception:  # whatever a damaged footer makes pyarrow raise
         return None
-    return (record, footer.num_rows) if {"of", "lmmem", "date", "code"} <= record.keys() else None
+    return (record, footer.num_rows) if {"of", "lmmem", "commit", "date", "code"} <= record.keys() else None
 
 
 def _packed(table: pd.DataFrame, provenance: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ LOCAL = "local"
 LOOPBACK = "127.0.0.1"
 ATTEMPTS = 2  # of a measurement that fails; errors that name bad input are raised at once
 DEATHS = 5  # times that a task is given out again after its workers died and Dask gave it up, or its table was lost
+AHEAD = 2  # tasks that a worker has at most, the one it does included
+PATIENCE = 2  # seconds between two looks at which workers there are
 CONNECT = "10s"  # to wait for a scheduler's answer
 BAD_INPUT = (ValueError, TypeError, LookupError)
 
@@ -52,12 +55,14 @@ class Task:
     measure : a function of a module, so that it can be sent to a worker; gives the table.
     arguments : what it is called with.
     size : how much work it is, in the sweep's unit.
+    needs : what a worker has to load for it, by a name; a worker that has loaded it takes these first.
     """
 
     part: Part
     measure: Callable[..., pd.DataFrame]
     arguments: tuple[Any, ...] = ()
     size: int = 1
+    needs: str = ""
 
 
 def run(
@@ -67,8 +72,8 @@ def run(
 
     Parameters
     ----------
-    tasks : no two of the same part. Those of one model should follow each other: workers take
-        them in order, and hold one model.
+    tasks : no two of the same part. In one process they are measured in order; a worker goes on with
+        those that need what it has loaded before it loads anything else.
     scheduler : where to measure. "local" is a process for each GPU, or for each core where there
         is none, "local:4" is four of them; "tcp://host:8786" or "tls://host:8786" is a Dask
         scheduler, and a path that ends in .json the file that names one. None is the
@@ -183,58 +188,98 @@ def _here(tasks: Sequence[Task], missing: Sequence[int]) -> Iterator[tuple[int, 
 def _there(
     place: str, tasks: Sequence[Task], missing: Sequence[int]
 ) -> Iterator[tuple[int, pd.DataFrame | bytes | BaseException]]:
-    """As :func:`_here`, in the order in which workers end; a few tasks for each worker are given out at a time."""
+    """As :func:`_here`, in the order in which workers end; each worker is given a task ahead of the one it does."""
     if not missing:
         return
-    from distributed import as_completed
-    from distributed.client import FutureCancelledError
+    from distributed import TimeoutError, wait
+    from distributed.client import FutureCancelledError, FuturesCancelledError
     from distributed.scheduler import KilledWorker
 
     client = _client(place)
-    run_id = os.urandom(4).hex()  # a task of an earlier, interrupted run is another task
-    waiting, deaths = iter(missing), dict.fromkeys(missing, 0)
-    numbers: dict[Future, int] = {}
+    run_id, serial = os.urandom(4).hex(), itertools.count()  # a task of an earlier, interrupted run is another task
+    waiting, deaths = _Waiting(tasks, missing), dict.fromkeys(missing, 0)
+    given: dict[Future, tuple[int, str]] = {}  # which task, and the worker that it is meant for; "" is any
     resources = {"GPU": 1} if _have_gpus(client) else None
 
-    def give_out(number: int) -> Future:
+    def give_out(number: int, worker: str = "") -> None:
         task = tasks[number]
-        key = f"{task.part.kind}-{task.part.key}-{run_id}-{deaths[number]}"
-        arguments = (task.part, task.measure, task.arguments, code_hash())
         future = client.submit(
-            _measure_there, *arguments, key=key, retries=ATTEMPTS - 1, resources=resources, pure=False
+            _measure_there,
+            *(task.part, task.measure, task.arguments, code_hash()),
+            key=f"{task.part.kind}-{task.part.key}-{run_id}-{next(serial)}",
+            retries=ATTEMPTS - 1,
+            resources=resources,
+            workers=[worker] if worker else None,
+            allow_other_workers=bool(worker),  # if it dies
+            pure=False,
         )
-        numbers[future] = number
-        return future
+        given[future] = number, worker
 
-    def room() -> int:
-        return max(0, 2 * len(client.scheduler_info()["workers"]) + 8 - len(numbers))
+    def look_after() -> None:
+        """Give each worker a task ahead, and to any worker what one that died has left behind."""
+        workers = list(client.scheduler_info()["workers"])
+        left = [future for future, (_, worker) in given.items() if worker and worker not in workers]
+        if left and workers:  # Dask keeps them for the worker that died, if it was the only one
+            taken = {key for keys in client.processing().values() for key in keys}
+            for future in left:
+                if not future.done() and future.key not in taken:
+                    number, _ = given.pop(future)
+                    future.cancel(force=True)
+                    give_out(number)
+        busy = Counter(worker for _, worker in given.values())
+        for worker in workers or [""]:
+            for _ in range(AHEAD - busy[worker]):
+                if waiting.queues:
+                    give_out(waiting.take(worker), worker)
 
-    ended = as_completed([give_out(number) for number in itertools.islice(waiting, room())])
     try:
-        for future in ended:
-            number = numbers.pop(future)
-            if future.cancelled():
-                future.result()  # says why
-            error = future.exception()
-            if isinstance(error, BAD_INPUT):
-                raise error
-            died = isinstance(error, KilledWorker)
-            try:
-                result = future.result() if error is None else error
-            except OSError as lost:  # its worker died before the table was fetched
-                died, result = True, lost
-            if died and deaths[number] < DEATHS:
-                deaths[number] += 1
-                ended.add(give_out(number))
-                continue
-            yield number, result
-            for more in itertools.islice(waiting, room()):
-                ended.add(give_out(more))
-    except (FutureCancelledError, OSError) as error:  # of the connection: a measurement's is in its future
+        look_after()
+        while given:
+            with suppress(TimeoutError):
+                wait(list(given), timeout=PATIENCE, return_when="FIRST_COMPLETED")
+            for future in [future for future in given if future.done()]:
+                number, _ = given.pop(future)
+                error = future.exception()
+                if isinstance(error, BAD_INPUT):
+                    raise error
+                died = isinstance(error, KilledWorker)
+                try:
+                    result = future.result() if error is None else error
+                except OSError as lost:  # its worker died before the table was fetched
+                    died, result = True, lost
+                if died and deaths[number] < DEATHS:
+                    deaths[number] += 1
+                    give_out(number)
+                else:
+                    yield number, result
+            look_after()
+    except (FutureCancelledError, FuturesCancelledError, OSError) as error:  # of the connection
         raise _lost(client) from error
     finally:
         with suppress(Exception):  # of a scheduler that is gone
-            client.cancel(list(numbers), force=True)
+            client.cancel(list(given), force=True)
+
+
+class _Waiting:
+    """Tasks that nobody has been given yet, by what they need."""
+
+    def __init__(self, tasks: Sequence[Task], missing: Sequence[int]) -> None:
+        self.queues: dict[str, deque[int]] = {}
+        for number in missing:
+            self.queues.setdefault(tasks[number].needs, deque()).append(number)
+        self.loaded: dict[str, str] = {}  # by each worker, the last
+
+    def take(self, worker: str) -> int:
+        """The next task of this worker: of what it has loaded, else of what most tasks for each worker are left."""
+        needs = self.loaded.get(worker)
+        if needs not in self.queues:
+            at_it = Counter(self.loaded.values())
+            needs = max(self.queues, key=lambda name: len(self.queues[name]) / (1 + at_it[name]))
+            self.loaded[worker] = needs
+        number = self.queues[needs].popleft()
+        if not self.queues[needs]:
+            del self.queues[needs]
+        return number
 
 
 _measuring = threading.Lock()  # one task at a time in a process, whatever its worker's threads

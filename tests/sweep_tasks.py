@@ -39,6 +39,14 @@ def pid(number: int) -> pd.DataFrame:
     return pd.DataFrame({"pid": [os.getpid()], "threads": [os.environ.get("OMP_NUM_THREADS")]})
 
 
+def timed(number: int) -> pd.DataFrame:
+    import os
+
+    begun = time.time()
+    time.sleep(0.1)
+    return pd.DataFrame({"pid": [os.getpid()], "time": [begun]})
+
+
 def tasks(n: int, seconds: float = 0.0, measure=slow, *more: object) -> list[Task]:
     arguments = [(k, seconds) if measure is slow else (k, *more) for k in range(n)]
     settings = {"model": measure.__name__}

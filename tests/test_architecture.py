@@ -53,9 +53,9 @@ ALLOWED = {
     "pocket.training": {"pocket.data", "pocket.recipe", "pocket.text", "provenance", "storage"},
     "pocket.__main__": {"pocket.recipe", "pocket.training"},
     "experiments": {
-        *("complexity", "corpora", "decoding", "distance", "models", "perturbation", "protocol", "repeats", "results"),
-        *("published", "scoring", "sweep"),
+        *("corpora", "decoding", "distance", "models", "perturbation", "protocol", "results", "scoring", "sweep"),
     },
+    "sequences": {"complexity", "corpora", "models", "protocol", "published", "repeats", "results"},
 }
 WITHOUT_TORCH = [
     "simulation",

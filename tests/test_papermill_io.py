@@ -9,7 +9,13 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import papermill.cli
 import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from papermill.iorw import NoDatesSafeLoader
 
 from lmmem.papermill_io import TextNotebookError
 
@@ -87,6 +93,57 @@ def test_parameters_come_from_a_yaml_file(page, tmp_path):
     done = run("page.md", "out.ipynb", "-f", "params.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert printed(tmp_path / "out.ipynb") == "8 two\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"number: [1", "cannot be read as YAML (while parsing a flow sequence"),
+        (b"number: \xff", "cannot be read as YAML ('utf-8' codec can't decode"),
+        (b"- number", "names no parameters"),
+        (b"number", "names no parameters"),
+        (b"1: 2", "names no parameters, or by more than words"),
+        (b"number: {1: 2}", "names no parameters, or by more than words"),
+        (b"numbr: 2", "has no parameter 'numbr'; did you mean 'number'?"),
+    ],
+)
+def test_file_that_holds_no_parameters_is_refused_in_one_line(page, tmp_path, text, message):
+    (tmp_path / "params.yaml").write_bytes(text)
+    done = run("page.md", "out.ipynb", "-f", "params.yaml", cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+GOOD = b"number: 8\nword: 'two'\nnested: {a: [1, 2.5, null], b: true}\n"
+
+
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzzed_file_of_parameters_is_taken_as_it_says_or_refused(tmp_path, data):
+    where, cut = data.draw(st.integers(0, len(GOOD))), data.draw(st.integers(0, 8))
+    piece = data.draw(
+        st.one_of(st.binary(max_size=4), st.sampled_from([b":", b"\n", b"- ", b"&a ", b"*a", b"{", b"'"]))
+    )
+    text = GOOD[:where] + piece + GOOD[where + cut :]
+    page, file, out = (tmp_path / name for name in ("page.md", "params.yaml", "out.ipynb"))
+    page.write_text(PAGE.replace('word = "one"', 'word = "one"\nnested = None'))
+    file.write_bytes(text)
+    out.unlink(missing_ok=True)
+    command = [str(page), str(out), "-f", str(file), "--prepare-only", "--no-progress-bar"]
+    done = CliRunner().invoke(papermill.cli.papermill, command)
+    if done.exit_code:
+        assert isinstance(done.exception, SystemExit), (text, done.exception)
+        assert "params.yaml" in done.output or "has no parameter" in done.output
+        assert not out.exists()
+        return
+    expected = yaml.load(text, NoDatesSafeLoader) or {}  # noqa: S506 - a safe loader
+    cells = [cell.source for cell in nbformat.read(out, 4).cells if "injected-parameters" in cell.metadata.tags]
+    assert len(cells) == bool(expected)
+    said = {}
+    exec("".join(cells), said)  # noqa: S102 - what papermill has made of it
+    assert repr({name: said[name] for name in expected}) == repr(expected)
 
 
 def test_unknown_parameter_is_refused_in_one_line_before_anything_runs(page, tmp_path):

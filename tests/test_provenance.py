@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shutil
+import subprocess
+import sys
 
 import numpy
 import torch
 
+from lmmem import provenance
 from lmmem.provenance import environment, processor
 
 
@@ -26,3 +30,29 @@ def test_date_is_now_in_utc():
 def test_processor_has_a_name():
     assert processor()
     assert environment()["processor"] == processor()
+
+
+def test_commit_is_that_of_the_checkout_and_tells_changes(tmp_path):
+    package = tmp_path / "lmmem"
+    package.mkdir()
+    shutil.copy(provenance.__file__, package / "provenance.py")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import provenance; print(provenance.commit())"
+
+    def commit() -> str:
+        done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=n@localhost", "-C", str(tmp_path)]
+        return subprocess.run(["git", *who, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert commit() == ""
+    git("init")
+    git("commit", "--allow-empty", "-m", "another project")
+    assert commit() == ""  # lmmem lies in it, and is not of it
+    git("add", ".")
+    git("commit", "-m", "lmmem")
+    assert commit() == git("rev-parse", "--short=12", "HEAD")
+    with (package / "provenance.py").open("a") as file:
+        file.write("\n# changed\n")
+    assert commit() == git("rev-parse", "--short=12", "HEAD") + "+"

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import polars
 import pytest
@@ -229,3 +230,21 @@ def test_fuzzed_part_is_measured_again_or_unharmed(own_cache, data):
         assert [str(warning.message) for warning in said if part.path.name in str(warning.message)]
     else:
         pd.testing.assert_frame_equal(found, TABLE[:40])
+
+
+def test_slice_of_a_large_table_is_read_by_any_reader():
+    whole = pd.DataFrame({"index": np.arange(1_000_000) % 1_000, "draw": np.arange(1_000_000) // 1_000})
+    whole["kl_ld"] = np.random.default_rng(0).integers(0, 65, len(whole))
+    for first in range(0, 1_000, 100):
+        part = results.Part("kind", {"model": "m", "step": 3}, {"draws": [first, first + 100]}, of=len(whole))
+        results.keep_part(part, results.measure_part(part, whole[whole.draw // 100 == first // 100].copy))
+    folder = part.path.parent
+    listed = results.tables().iloc[0]
+    assert listed[["rows", "complete", "parts", "damaged"]].tolist() == [1_000_000, 1.0, 10, 0]
+    expected = whole.query("draw == 345 and kl_ld < 8")["index"].tolist()
+    by_pandas = pd.read_parquet(folder, filters=[("draw", "==", 345), ("kl_ld", "<", 8)])
+    files = str(folder / "*.parquet")
+    by_polars = polars.scan_parquet(files).filter((polars.col("draw") == 345) & (polars.col("kl_ld") < 8)).collect()
+    by_duckdb = duckdb.sql(f"SELECT index FROM '{files}' WHERE draw = 345 AND kl_ld < 8 ORDER BY index")  # noqa: S608
+    for found in (by_pandas["index"], by_polars["index"], [index for (index,) in by_duckdb.fetchall()]):
+        assert sorted(found) == expected

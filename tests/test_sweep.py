@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,7 +78,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
         process.terminate()
     for process in cluster.processes:
         try:
-            process.wait(10)
+            process.wait(3)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -295,6 +297,95 @@ def test_result_that_cannot_be_written_says_so_and_keeps_the_rest(own_cache):
     assert "stopped: 4 of 12 parts are kept" in done.stdout + done.stderr
     assert len([path for path in own_cache.rglob("*") if path.is_file()]) == 4
     assert squares(run(tasks(12))) == SQUARES
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of its own, of half a megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "lmmem", place], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root can mount a file system, on Linux")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The sweep of 12 tasks, in a process with this cache."""
+    command = [sys.executable, str(HERE / "sweep_tasks.py"), "", "12", "0", *arguments]
+    return subprocess.run(command, env=os.environ | {"LMMEM_CACHE": str(folder)}, capture_output=True, text=True)
+
+
+def test_disk_that_is_full_loses_only_what_could_not_be_written(small_disk):
+    ballast = small_disk / "ballast"
+    assert run_in(small_disk).returncode == 0
+    size = sum(path.stat().st_size for path in kept(small_disk))
+    for path in kept(small_disk)[4:]:
+        path.unlink()
+    ballast.write_bytes(bytes(512 * 1024 - 4096 * 40))  # pages for some parts, not for all
+    while shutil.disk_usage(small_disk).free > size // 2:
+        with ballast.open("ab") as file:
+            file.write(bytes(4096))
+    full = run_in(small_disk)
+    assert full.returncode != 0
+    assert "No space left on device: a measured table cannot be kept. Those kept before are whole" in full.stderr
+    whole = kept(small_disk)
+    assert 4 <= len(whole) < 12
+    assert f"stopped: {len(whole)} of 12 parts are kept" in full.stdout + full.stderr
+    for path in whole:
+        load(path)
+    assert sorted(path.name for path in small_disk.rglob("*") if path.is_file()) == sorted(
+        ["ballast", *(path.name for path in whole)]
+    )
+    before = {path: path.stat().st_mtime_ns for path in whole}
+    ballast.unlink()
+    assert run_in(small_disk).stdout == f"sum {sum(SQUARES)} rows 36\n"
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+
+
+def test_folder_that_turns_read_only_says_so_and_keeps_the_rest(small_disk):
+    environment = os.environ | {"LMMEM_CACHE": str(small_disk)}
+    command = [sys.executable, str(HERE / "sweep_tasks.py"), "", "12", "0.3"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_until(lambda: len(kept(small_disk)) >= 2)
+    remounted = 1
+    while remounted:  # busy while a file is open for writing
+        remounted = subprocess.run(["mount", "-o", "remount,ro", small_disk], capture_output=True).returncode
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert "Read-only file system" in said
+    assert "set the environment variable LMMEM_CACHE" in said or "give write permission" in said
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert 2 <= len(kept(small_disk)) < 12
+    for path in kept(small_disk):
+        load(path)
+    assert run_in(small_disk).stdout == f"sum {sum(SQUARES)} rows 36\n"
+
+
+def test_worker_goes_on_with_what_it_has_loaded(cluster, own_cache):
+    for _ in range(2):
+        cluster.worker("--no-nanny")
+    sweep._client(str(cluster.file)).wait_for_workers(2)
+    alternating = [
+        dataclasses.replace(task, needs=f"model {number % 4}")
+        for number, task in enumerate(tasks(24, 0, sweep_tasks.timed))
+    ]
+    found = pd.concat(run(alternating, str(cluster.file))).assign(needs=[number % 4 for number in range(24)])
+    loads = [(worker.sort_values("time").needs.diff() != 0).sum() for _, worker in found.groupby("pid")]
+    assert len(loads) == 2
+    assert sum(loads) <= 4 + 2  # each model once, and twice where the last tasks are shared
+
+
+def test_waiting_tasks_are_taken_by_what_is_loaded():
+    made = [dataclasses.replace(task, needs=needs) for task, needs in zip(tasks(7), "aababba", strict=True)]
+    waiting = sweep._Waiting(made, range(7))
+    assert [waiting.take("one") for _ in range(2)] == [0, 1]
+    assert [waiting.take("two") for _ in range(3)] == [2, 4, 5]  # what nobody has loaded
+    assert waiting.take("two") == 3  # then what is left
+    assert waiting.take("one") == 6
+    assert not waiting.queues
 
 
 def test_clock_that_jumps_changes_nothing(own_cache, monkeypatch):
