@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 import lmmem
-from benchmarks.measure import Row, peak_mb, seconds, side_by_side
+from benchmarks.measure import Row, seconds, side_by_side
 from lmmem.decoding import greedy, sample
 from lmmem.distance import levenshtein
 from lmmem.perturbation import perturbed
@@ -236,15 +239,26 @@ def share_rows(name: str, model: PreTrainedModel, n: int, draws: int, runs: int)
     ]
 
 
-def growth(step: int = 4) -> list[dict[str, float]]:
-    """Seconds and peak memory at 1, 2, 4 and 8 times the draws, and the sequences."""
-    model = model_of_shape("pocket")
+GROWTH = """
+import json, sys
+from benchmarks import decoding
+from benchmarks.measure import peak_mb, seconds
+n, draws = map(int, sys.argv[1:])
+model = decoding.model_of_shape("pocket")
+decoding.sweep(model, n, 1)
+with peak_mb() as peak:
+    took = seconds(lambda: decoding.sweep(model, n, draws))
+print(json.dumps({"seconds": took, "peak_mb": round(peak[0])}))
+"""
+
+
+def growth(step: int = 4) -> list[dict[str, object]]:
+    """Seconds and peak memory at 1, 2, 4 and 8 times the draws, and the sequences; each in a process of its own."""
     found = []
     for what in ("draws", "sequences"):
         for times in (1, 2, 4, 8):
-            n, draws = (32, step * times) if what == "draws" else (32 * times, step)
-            sweep(model, n, 1)
-            with peak_mb() as peak:
-                took = seconds(lambda: sweep(model, n, draws))  # noqa: B023 - called at once
-            found.append({"what": what, "times": times, "seconds": took, "peak_mb": round(peak[0])})
+            sizes = (32, step * times) if what == "draws" else (32 * times, step)
+            command = [sys.executable, "-c", GROWTH, *map(str, sizes)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+            found.append({"what": what, "times": times} | json.loads(done.stdout))
     return found

@@ -43,11 +43,11 @@ class Row:
         """With the smallest, middle and largest ratio."""
         ratios = self.ratios
         middle = {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}
-        return dataclasses.asdict(self) | {key: round(value, 2) for key, value in middle.items()}
+        return dataclasses.asdict(self) | {key: float(f"{value:.3g}") for key, value in middle.items()}
 
     def __str__(self) -> str:
         found = self.as_json()
-        return f"{found['median']:9.2f}x  ({found['min']} .. {found['max']})  {self.name} / {self.other}"
+        return f"{found['median']:9.3g}x  ({found['min']} .. {found['max']})  {self.name} / {self.other}"
 
 
 def side_by_side(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from lmmem.products import fast_products
 from lmmem.tokens import as_tokens
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
         raise ValueError(f"prompts {tuple(prompts.shape)} and truth {tuple(truth.shape)} must pair, row by row")
     tokens, length = torch.cat([prompts, truth], dim=1), truth.shape[1]
     losses = []
-    for batch in filter(len, tokens.split(BATCH)):
-        logits = model(batch[:, :-1], logits_to_keep=length).logits  # (n, l, vocabulary)
-        loss = torch.nn.functional.cross_entropy(logits.float().mT, batch[:, -length:], reduction="none")
-        losses.append(loss.double().mean(dim=1).cpu())
+    with fast_products(model, BATCH * tokens.shape[1]):
+        for batch in filter(len, tokens.split(BATCH)):
+            logits = model(batch[:, :-1], logits_to_keep=length).logits  # (n, l, vocabulary)
+            loss = torch.nn.functional.cross_entropy(logits.float().mT, batch[:, -length:], reduction="none")
+            losses.append(loss.double().mean(dim=1).cpu())
     return torch.cat(losses).numpy() if losses else np.empty(0)

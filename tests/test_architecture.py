@@ -33,7 +33,7 @@ ALLOWED = {
     "products": set(),
     "recording": set(),
     "decoding": {"attention", "products", "protocol", "recording", "tokens"},
-    "scoring": {"tokens"},
+    "scoring": {"products", "tokens"},
     "perturbation": set(),
     "results": {"provenance", "storage"},
     "sweep": {"results"},

@@ -17,6 +17,7 @@ from lmmem import hub
 from lmmem import rows as rows_module
 from lmmem.corpora import ROW_TOKENS, Corpus, training_data
 from lmmem.models import AMBER_STRIDE, MODELS
+from lmmem.repeats import count_repeats
 from lmmem.row_store import RowStore
 from lmmem.rows import FixedRows, JsonLines, LocalFile
 from lmmem.storage import DamagedError
@@ -382,3 +383,10 @@ def test_file_that_is_cut_while_open_is_noticed(tmp_path, rows):
     (tmp_path / "rows.bin").write_bytes(rows[:2].tobytes())
     with pytest.raises(DamagedError, match="has been cut since it was opened"):
         opened[3]
+
+
+def test_repeats_are_counted_over_rows_that_are_fetched_by_the_range(pile, rows):
+    queries = rows[100:400:100, 32:96].astype(np.int64)
+    fetched = training_data("pythia1b").rows
+    np.testing.assert_array_equal(count_repeats(queries, fetched), count_repeats(queries, rows))
+    assert len(pile.ranges()) < 200
