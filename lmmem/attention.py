@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["attention_for_decoding", "blocks_cache"]
 
 NAME = "lmmem_decoding"  # of our attention, among those of transformers
+ARCHITECTURES = ("gpt_neox", "llama")  # whose layers hand on what the cache gives them as it is, and see all of it
 BLOCK = 32  # tokens of a block at least
 
 
@@ -63,15 +64,6 @@ class Blocks(DynamicLayer):
         """Tokens read so far."""
         return self.used
 
-    def joined(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (n * copies, heads, tokens, width) as transformers has them."""
-        (keys, values), *later = self.blocks
-        prompt = keys.repeat_interleave(self.copies, dim=0), values.repeat_interleave(self.copies, dim=0)
-        both = (
-            torch.cat(parts, dim=-2)[:, :, : self.used].to(self.dtype) for parts in zip(prompt, *later, strict=True)
-        )
-        return next(both), next(both)
-
     def batch_repeat_interleave(self, repeats: int) -> None:
         """From now on each prompt has so many continuations."""
         self.copies = repeats
@@ -96,8 +88,6 @@ def _attend(
     A product for each block, over the whole of it: over a part of a tensor it would take several
     times as long. What lies past the last token weighs nothing.
     """
-    if isinstance(key, Blocks) and attention_mask is not None:  # of a model that does not see all of its past
-        key, value = key.joined()
     if not isinstance(key, Blocks):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     n, heads, _, width = query.shape
@@ -145,10 +135,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 @contextmanager
 def attention_for_decoding(model: PreTrainedModel) -> Iterator[bool]:
     """While the block runs a model on a processor attends to :class:`Blocks`, if it can; says whether."""
-    config = model.config
-    before, layers = config._attn_implementation, getattr(config, "layer_types", None) or []
-    follows = model._supports_attention_backend and {*layers} <= {"full_attention", "sliding_attention"}
-    if model.device.type != "cpu" or before != "sdpa" or not follows:
+    before = model.config._attn_implementation
+    if model.device.type != "cpu" or before != "sdpa" or model.config.model_type not in ARCHITECTURES:
         yield False
         return
     model.set_attn_implementation(NAME)

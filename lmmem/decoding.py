@@ -25,7 +25,10 @@ __all__ = ["greedy", "sample"]
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
 FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
 PROCESSOR_BYTES = 2**31  # for keys and values on a processor
-OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive")  # torch and oneDNN, on a processor
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "could not create a primitive"),  # torch and oneDNN, on a processor
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
 Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
 
 
@@ -73,7 +76,7 @@ def greedy(
     row = 0
     while row < len(tokens):
         try:
-            block = _decode(model, tokens[row : row + size], length, choose)
+            block = _decode(model, tokens[row : row + size], length, choose, room=size)
         except RuntimeError as error:
             size = _half(model, size, error)
             continue
@@ -139,7 +142,7 @@ def sample(
         rows = max(1, size // samples) if first == 0 else 1  # prompts at a time, if all their samples fit
         copies = math.ceil(samples / math.ceil(samples / size))  # else samples of one prompt, in equal parts
         u = torch.from_numpy(uniforms[row : row + rows, first : first + copies]).to(model.device)
-        rows, copies, _ = u.shape
+        room, (rows, copies, _) = rows * copies, u.shape
         u = u.flatten(0, 1)  # (rows * copies, length)
 
         def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
@@ -148,7 +151,7 @@ def sample(
             return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
         try:
-            block = _decode(model, tokens[row : row + rows], length, choose, copies)  # (rows * copies, length)
+            block = _decode(model, tokens[row : row + rows], length, choose, copies, room)  # (rows * copies, length)
         except RuntimeError as error:
             size = _half(model, size, error)
             continue
@@ -162,22 +165,27 @@ def sample(
 
 def _half(model: PreTrainedModel, size: int, error: RuntimeError) -> int:
     """Half as many continuations at a time, if memory was what `error` is about; else it is raised again."""
+    recording.forget(model)
     short = isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
     if not short or size == 1:
         raise error
-    recording.forget(model)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return size // 2
 
 
 @torch.inference_mode()
-def _decode(model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1) -> torch.Tensor:
-    """(n, k) -> (n * copies, length): read the prompts once, then one token at a time."""
+def _decode(
+    model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1, room: int = 1
+) -> torch.Tensor:
+    """(n, k) -> (n * copies, length): read the prompts once, then one token at a time.
+
+    `room` is how many continuations the largest batch of this call has.
+    """
     n, k = tokens.shape
     output = torch.empty(n * copies, length, dtype=torch.long, device=tokens.device)
     with attention_for_decoding(model) as by_blocks, fast_products(model, n * copies):
-        reader = _reader(model, k + length, by_blocks)
+        reader = _reader(model, k + length, by_blocks, max(room, n * copies))
         logits = reader.read(tokens)
         if copies > 1:
             reader.branch(copies)
@@ -207,17 +215,21 @@ class _Reader:
 class _RecordedReader(_Reader):
     """After the prompts, takes a step that a GPU has recorded."""
 
-    def __init__(self, model: PreTrainedModel, whole: int) -> None:
+    def __init__(self, model: PreTrainedModel, whole: int, room: int) -> None:
         super().__init__(model, DynamicCache(config=model.config))
-        self.whole, self.copies = whole, 1
+        self.whole, self.room, self.copies = whole, room, 1
         self.step: recording.Step | None = None
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         if self.step is None and not self.cache.get_seq_length():
             return super().read(tokens)
         if self.step is None:
-            self.step = recording.step_for(self.model, len(tokens), self.whole)
-            self.step.begin(self.model, self.cache, self.copies)
+            self.step = recording.step_for(self.model, self.room, self.whole)
+            try:
+                self.step.begin(self.model, self.cache, self.copies)
+            except BaseException:  # short of memory, or interrupted
+                recording.forget(self.model)
+                raise
             self.cache = DynamicCache()  # what the step now holds
         return self.step(self.model, tokens)
 
@@ -225,12 +237,12 @@ class _RecordedReader(_Reader):
         self.copies = copies
 
 
-def _reader(model: PreTrainedModel, whole: int, by_blocks: bool) -> _Reader:
-    """For one batch of `whole` tokens with their prompts, the fastest that this model and device allow."""
+def _reader(model: PreTrainedModel, whole: int, by_blocks: bool, room: int) -> _Reader:
+    """For `whole` tokens with their prompts of `room` continuations at most, the fastest there is for this model."""
     if by_blocks:
         return _Reader(model, blocks_cache(model))
     if model.device.type == "cuda" and recording.can_record(model):
-        return _RecordedReader(model, whole)
+        return _RecordedReader(model, whole, room)
     return _Reader(model, DynamicCache(config=model.config))
 
 
@@ -255,11 +267,13 @@ def _batch(model: PreTrainedModel, batch_size: int | None, n: int, length: int) 
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        return batch_size
+        return min(batch_size, max(1, n))
     kind = model.device.type
     memory = PROCESSOR_BYTES
     if kind == "cuda":
-        memory = int(FREE_SHARE * (torch.cuda.mem_get_info(model.device)[0] + recording.held_bytes(model)))
+        cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        free = torch.cuda.mem_get_info(model.device)[0] + cached + recording.held_bytes(model)
+        memory = int(FREE_SHARE * free)
     size = max(1, min(BATCH.get(kind, 64), memory // (length * _bytes_per_token(model))))
     return math.ceil(n / math.ceil(n / size)) if n else size
 

@@ -157,7 +157,8 @@ def greedy_table(
 def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     model = _loaded(info, settings)
     prompts, truth = split(tokens)
-    decoding.greedy(model, prompts[:1], 1)  # the first call of a process is slow
+    warm = len(prompts) if settings["device"] != "cpu" else 1  # a GPU records its step
+    decoding.greedy(model, prompts[:warm])  # the first call of a process is slow
     start = time.perf_counter()
     said = decoding.greedy(model, prompts)
     seconds = time.perf_counter() - start
@@ -188,6 +189,7 @@ def perturbation_table(
     dtype: str | None = None,
     device: str | None = None,
     scheduler: str | None = None,
+    collect: bool = True,
 ) -> pd.DataFrame:
     """What the model says after each of many random perturbations of its weights.
 
@@ -197,6 +199,8 @@ def perturbation_table(
     sigma : standard deviation of the noise, in absolute weight units; None is the model's default.
     draws : number of perturbations; draw d is the same whatever their number.
     seed : of the noise.
+    collect : False is for tables larger than memory: they are measured and kept, and what is returned
+        is a line for each of their files, with columns model, step, rows, file.
 
     Returns
     -------
@@ -214,6 +218,8 @@ def perturbation_table(
     tasks = []
     for settings in every:
         settings |= {"sigma": sigma, "seed": seed}
+        if draws % DRAWS_PER_PART:  # a block that is cut short must not lie beside the whole one
+            settings |= {"draws": draws}
         for rows in _blocks(len(tokens), SEQUENCES_PER_PART):
             for drawn in _blocks(draws, DRAWS_PER_PART):
                 block = {"rows": [rows.start, rows.stop], "draws": [drawn.start, drawn.stop]}
@@ -221,7 +227,7 @@ def perturbation_table(
                 these = range(drawn.start, drawn.stop)
                 size = len(tokens[rows]) * len(these)
                 tasks.append(_task(part, _perturbation_part, size, these, numbers[rows], tokens[rows]))
-    return _measured(tasks, scheduler, f"perturbations at sigma {sigma:g}")
+    return _measured(tasks, scheduler, f"perturbations at sigma {sigma:g}", collect)
 
 
 def _perturbation_part(
@@ -230,8 +236,12 @@ def _perturbation_part(
     prompts, truth = split(tokens)
     distances = []
     for draw in draws:
-        with perturbed(_loaded(info, settings), settings["sigma"], settings["seed"], draw) as model:
-            distances.append(kl_ld(model, prompts, truth))
+        try:
+            with perturbed(_loaded(info, settings), settings["sigma"], settings["seed"], draw) as model:
+                distances.append(kl_ld(model, prompts, truth))
+        except BaseException:
+            _held.clear()  # its weights may not all be restored
+            raise
     return pd.DataFrame(
         {
             "model": settings["model"],
@@ -256,6 +266,7 @@ def temperature_table(
     dtype: str | None = None,
     device: str | None = None,
     scheduler: str | None = None,
+    collect: bool = True,
 ) -> pd.DataFrame:
     """What the model says when its continuations are sampled.
 
@@ -265,6 +276,7 @@ def temperature_table(
     temperatures : each is one set of samples.
     samples : continuations per row and temperature.
     seed : of the sampling.
+    collect : as for :func:`perturbation_table`.
 
     Returns
     -------
@@ -281,6 +293,8 @@ def temperature_table(
         raise ValueError(f"temperatures={temperatures!r}: give a list of them, [0.3, 1.0]")
     for temperature in temperatures:
         _check_amount("temperatures", temperature, "each")
+    if 0 in temperatures and samples > 1:
+        raise ValueError(f"at temperature 0 all {samples} samples are equal: ask for 1, or temperatures above 0")
     if len(set(temperatures)) < len(temperatures):
         raise ValueError(f"temperatures={temperatures!r}: give each once")
     every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
@@ -294,7 +308,7 @@ def temperature_table(
                 size = samples * len(tokens[rows])
                 arguments = temperature, [seed, rows.start], numbers[rows], tokens[rows]
                 tasks.append(_task(part, _temperature_part, size, *arguments))
-    return _measured(tasks, scheduler, "temperatures")
+    return _measured(tasks, scheduler, "temperatures", collect)
 
 
 def _temperature_part(
@@ -330,7 +344,9 @@ def _settings(
     scheduler: str | None,
 ) -> tuple[list[Settings], np.ndarray, np.ndarray]:
     """What determines a measurement at each step, as JSON values; the rows' numbers (n,) and tokens (n, 96)."""
-    tokens, numbers = corpus[list(index)], np.array(index, dtype=np.int64)
+    index = list(index)
+    tokens = np.concatenate([_heads(corpus, index[rows]) for rows in _blocks(len(index), SEQUENCES_PER_PART)])
+    numbers = np.array(index, dtype=np.int64)
     steps = [resolve_step(name, one) for one in (step if isinstance(step, Sequence) else [step])]
     if not steps or len(set(steps)) < len(steps):
         raise ValueError(f"step={step!r}: give a step, or several that differ")
@@ -344,6 +360,11 @@ def _settings(
         "tokens": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
     return [settings | {"step": step, "weights": weights_id(name, step)} for step in steps], numbers, tokens
+
+
+def _heads(corpus: Corpus, index: list[int]) -> np.ndarray:
+    """Prompts and continuations (n, 96) of rows, as they are sent to workers: whole rows may be long."""
+    return corpus[index][:, : PROMPT + CONTINUATION].astype(np.int32)
 
 
 def _task(part: Part, measure: Callable[..., pd.DataFrame], size: int, *arguments: Any) -> Task:
@@ -362,9 +383,12 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _measured(tasks: list[Task], scheduler: str | None, what: str) -> pd.DataFrame:
-    """The table of these parts, under the provenance of the last and the seconds of all."""
-    tables = run(tasks, scheduler, what=what, unit="continuations")
+def _measured(tasks: list[Task], scheduler: str | None, what: str, collect: bool = True) -> pd.DataFrame:
+    """The table of these parts, under the provenance of the last and the seconds of all; or where they are."""
+    tables = run(tasks, scheduler, what=what, unit="continuations", collect=collect)
+    if not collect:
+        files = [(*(t.part.settings[key] for key in ("model", "step")), t.size, str(t.part.path)) for t in tasks]
+        return pd.DataFrame(files, columns=["model", "step", "rows", "file"])
     records = [part.attrs["provenance"] for part in tables]
     table = pd.concat(tables, ignore_index=True)
     steps = sorted({record["step"] for record in records})

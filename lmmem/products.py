@@ -19,7 +19,7 @@ from torch import nn
 __all__ = ["fast_products"]
 
 DTYPES = (torch.float32, torch.bfloat16)
-LAID_OUT_BYTES = 2**30  # weights laid out anew at most: the others are read as they lie, a little slower
+LAID_OUT_BYTES = 2**30  # a model with more weights is multiplied by them as they lie, a little slower
 
 
 @contextmanager

@@ -47,14 +47,16 @@ class Step:
         if new and model.device.type == "cuda":
             try:
                 self._record(model)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
+                short = next((e for e in (error, error.__context__) if isinstance(e, torch.OutOfMemoryError)), None)
+                if short:
+                    raise short from None
                 warnings.warn(f"a step of this model cannot be recorded, and takes longer: {error}", stacklevel=2)
         for layer, states in zip(self.layers, read, strict=True):
             for kept, part in zip(_states(layer), states, strict=True):
                 n, _, k, _ = part.shape
                 kept[: n * copies].unflatten(0, (n, copies))[..., :k, :] = part[:, None]
+                kept[..., k:, :] = 0  # a number that is none, of an earlier draw, would be none times nothing too
         self._at(prompts.get_seq_length())
 
     def __call__(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
@@ -70,16 +72,17 @@ class Step:
         return model(self.tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     def _record(self, model: PreTrainedModel) -> None:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        device = self.tokens.device
+        here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        aside.wait_stream(here)
         with torch.cuda.stream(aside):  # kernels that are chosen or loaded at their first run
             for _ in range(2):
                 self._at(0)
                 self._compute(model)
-        torch.cuda.current_stream().wait_stream(aside)
+        here.wait_stream(aside)
         self._at(0)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.stream(here), torch.cuda.graph(graph, stream=aside):  # back to this stream, whatever happens
             self.logits = self._compute(model)
         self.graph = graph
 
@@ -116,8 +119,13 @@ def held_bytes(model: PreTrainedModel) -> int:
 
 def can_record(model: PreTrainedModel) -> bool:
     """Whether a step of this model is the same at every position."""
-    cache = StaticCache(config=model.config, max_cache_len=1)
-    return model._can_compile_fullgraph and all(type(layer) is StaticLayer for layer in cache.layers)
+    layers = StaticCache(config=model.config, max_cache_len=1).layers
+    return (
+        model._can_compile_fullgraph
+        and model.config._attn_implementation == "sdpa"  # which heeds the mask of what is not written yet
+        and all(type(layer) is StaticLayer for layer in layers)
+        and len({parameter.device for parameter in model.parameters()}) == 1
+    )
 
 
 def _states(layer: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -279,7 +279,8 @@ def _key(known: Mapping[str, Any]) -> str:
 
 def _digest(table: pd.DataFrame, record: bytes) -> bytes:
     values = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
-    head = json.dumps([[str(name), str(dtype)] for name, dtype in table.dtypes.items()]).encode()
+    kinds = {name: "str" if pd.api.types.is_string_dtype(dtype) else str(dtype) for name, dtype in table.dtypes.items()}
+    head = json.dumps([[str(name), kind] for name, kind in kinds.items()]).encode()
     return hashlib.sha256(head + b"\0" + record + b"\0" + values).hexdigest().encode()
 
 
@@ -290,3 +291,6 @@ def code_hash() -> str:
     for module in MEASURING:
         digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
     return digest.hexdigest()[:16]
+
+
+code_hash()  # of the code that is imported, not of what replaces it on disk while this process lives

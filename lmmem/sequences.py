@@ -23,7 +23,7 @@ from lmmem.results import measured
 __all__ = ["choose_blocks", "choose_sequences", "compare_with_window", "dose_sequences", "natural_passages"]
 
 CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
-MOST_PAIRS = 100_000
+MOST_PAIRS = 5_000  # all of the exposed are compared with all candidates
 WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
 PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 

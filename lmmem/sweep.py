@@ -13,11 +13,13 @@ import functools
 import itertools
 import logging
 import os
+import random
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -38,6 +40,9 @@ DEATHS = 5  # times that a task is given out again after its workers died and Da
 AHEAD = 2  # tasks that a worker has at most, the one it does included
 PATIENCE = 2  # seconds between two looks at which workers there are
 CONNECT = "10s"  # to wait for a scheduler's answer
+FETCH = 60  # seconds to wait for a table that has been measured
+CONNECTED = ("running", "connecting")  # states of a client
+THREADS = os.environ.get("OMP_NUM_THREADS")  # of each process, as the user has it: Dask changes it later
 BAD_INPUT = (ValueError, TypeError, LookupError)
 
 
@@ -66,7 +71,12 @@ class Task:
 
 
 def run(
-    tasks: Sequence[Task], scheduler: str | None = None, *, what: str = "sweep", unit: str = "task"
+    tasks: Sequence[Task],
+    scheduler: str | None = None,
+    *,
+    what: str = "sweep",
+    unit: str = "task",
+    collect: bool = True,
 ) -> list[pd.DataFrame]:
     """The tables of all tasks, in their order: read if they are on disk, else measured and kept.
 
@@ -79,6 +89,7 @@ def run(
         scheduler, and a path that ends in .json the file that names one. None is the
         environment variable ``LMMEM_SCHEDULER``, and without it, this process.
     what, unit : for the progress bar.
+    collect : False holds no table and returns none: for sweeps that are larger than memory.
 
     Raises
     ------
@@ -87,21 +98,32 @@ def run(
     ValueError, TypeError, LookupError : from a measurement, at once: its input is bad.
     OSError : a table cannot be written.
     """
-    tables = [find(task.part) for task in tasks]
-    missing = [number for number, table in enumerate(tables) if table is None]
     place = address(scheduler)
+    tables: dict[int, pd.DataFrame] = {}
+    kept: set[int] = set()  # which tasks are on disk
+
+    def take(number: int, table: pd.DataFrame | None) -> None:
+        if table is not None:
+            kept.add(number)
+            if collect:
+                tables[number] = table
+
+    for number, task in enumerate(tasks):
+        take(number, find(task.part))
+    missing = [number for number in range(len(tasks)) if number not in kept]
     failed: dict[int, BaseException] = {}
     total = sum(task.size for task in tasks)
-    done = total - sum(tasks[number].size for number in missing)
+    done = sum(tasks[number].size for number in kept)
     with (
         tqdm(total=total, initial=done, desc=what, unit=f" {unit}", unit_scale=True, disable=not missing) as bar,
-        _told_how_to_go_on(tasks, tables),
+        _told_how_to_go_on(kept, len(tasks)),
     ):
         for number, result in _there(place, tasks, missing) if place else _here(tasks, missing):
             if isinstance(result, BaseException):
                 failed[number] = result
             else:
-                tables[number] = result if isinstance(result, pd.DataFrame) else keep_part(tasks[number].part, result)
+                table = result if isinstance(result, pd.DataFrame) else keep_part(tasks[number].part, result)
+                take(number, table)
             bar.update(tasks[number].size)
     if failed:
         lines = [f"{_name(tasks[number])}: {type(error).__name__}: {error}" for number, error in failed.items()]
@@ -109,7 +131,7 @@ def run(
             f"{len(failed)} of {len(tasks)} measurements failed, each tried {ATTEMPTS} times; the others are kept, "
             "and are not measured again when you start again. Failed:\n" + "\n".join(lines)
         ) from next(iter(failed.values()))
-    return tables  # type: ignore[return-value]  # none is missing
+    return [tables[number] for number in sorted(tables)]
 
 
 def on_worker(scheduler: str | None, ask: Callable[[], Any]) -> Any:
@@ -132,10 +154,11 @@ def on_worker(scheduler: str | None, ask: Callable[[], Any]) -> Any:
     if not place:
         return ask()
     client = _client(place)
-    if not client.scheduler_info()["workers"]:
-        print("waiting for a first worker")
-    client.wait_for_workers(1)
-    answers = set(client.run(ask).values())
+    with _connected(client):
+        if not _workers(client):
+            print("waiting for a first worker")
+        first = client.submit(ask, pure=False).result()  # asked for, or a cluster that adapts would start no worker
+        answers = {first, *client.run(ask, on_error="ignore").values()}  # those that die meanwhile say nothing
     if len(answers) > 1:
         found = " and ".join(sorted(map(str, answers)))
         raise ValueError(f"the workers differ in {ask.__name__}: {found}. Use workers of one kind")
@@ -192,32 +215,32 @@ def _there(
     if not missing:
         return
     from distributed import TimeoutError, wait
-    from distributed.client import FutureCancelledError, FuturesCancelledError
     from distributed.scheduler import KilledWorker
 
     client = _client(place)
     run_id, serial = os.urandom(4).hex(), itertools.count()  # a task of an earlier, interrupted run is another task
-    waiting, deaths = _Waiting(tasks, missing), dict.fromkeys(missing, 0)
+    waiting, tries, deaths = _Waiting(tasks, missing), Counter[int](), Counter[int]()
     given: dict[Future, tuple[int, str]] = {}  # which task, and the worker that it is meant for; "" is any
-    resources = {"GPU": 1} if _have_gpus(client) else None
+    with _connected(client):
+        resources = {"GPU": 1} if _all_have_gpus(client) else None
 
-    def give_out(number: int, worker: str = "") -> None:
+    def give_out(number: int, worker: str = "", only: bool = False) -> None:
+        """To a worker, from whom an idle one may take it, unless `only` it is to do it."""
         task = tasks[number]
         future = client.submit(
             _measure_there,
             *(task.part, task.measure, task.arguments, code_hash()),
             key=f"{task.part.kind}-{task.part.key}-{run_id}-{next(serial)}",
-            retries=ATTEMPTS - 1,
             resources=resources,
             workers=[worker] if worker else None,
-            allow_other_workers=bool(worker),  # if it dies
+            allow_other_workers=bool(worker) and not only,
             pure=False,
         )
         given[future] = number, worker
 
     def look_after() -> None:
         """Give each worker a task ahead, and to any worker what one that died has left behind."""
-        workers = list(client.scheduler_info()["workers"])
+        workers = list(_workers(client))
         left = [future for future, (_, worker) in given.items() if worker and worker not in workers]
         if left and workers:  # Dask keeps them for the worker that died, if it was the only one
             taken = {key for keys in client.processing().values() for key in keys}
@@ -226,35 +249,56 @@ def _there(
                     number, _ = given.pop(future)
                     future.cancel(force=True)
                     give_out(number)
+        waiting.forget_all_but(workers)
         busy = Counter(worker for _, worker in given.values())
         for worker in workers or [""]:
             for _ in range(AHEAD - busy[worker]):
                 if waiting.queues:
                     give_out(waiting.take(worker), worker)
 
+    def outcome(future: Future) -> bytes | BaseException | None:
+        """What a measurement gave or raised; None if it is to be done again, which has been seen to."""
+        number, worker = given.pop(future)
+        if future.cancelled():
+            future.result()  # says why
+        died = False
+        try:
+            error = future.exception(timeout=FETCH)
+            result: bytes | BaseException = future.result(timeout=FETCH) if error is None else error
+        except OSError as lost:  # its worker died before the table was fetched
+            future.cancel(force=True)
+            died, error, result = True, lost, lost
+        died |= isinstance(error, KilledWorker)
+        if died and deaths[number] < DEATHS:
+            deaths[number] += 1
+            give_out(number)
+            return None
+        if died or error is None or isinstance(error, BAD_INPUT):
+            return result
+        tries[number] += 1
+        if tries[number] == ATTEMPTS:
+            return result
+        others = [other for other in _workers(client) if other != worker]  # it may be the worker that is broken
+        give_out(number, random.choice(others or [""]), only=bool(others))  # noqa: S311
+        return None
+
     try:
-        look_after()
-        while given:
-            with suppress(TimeoutError):
-                wait(list(given), timeout=PATIENCE, return_when="FIRST_COMPLETED")
-            for future in [future for future in given if future.done()]:
-                number, _ = given.pop(future)
-                error = future.exception()
-                if isinstance(error, BAD_INPUT):
-                    raise error
-                died = isinstance(error, KilledWorker)
-                try:
-                    result = future.result() if error is None else error
-                except OSError as lost:  # its worker died before the table was fetched
-                    died, result = True, lost
-                if died and deaths[number] < DEATHS:
-                    deaths[number] += 1
-                    give_out(number)
-                else:
+        while True:
+            with _connected(client):
+                look_after()
+                if not given:
+                    return
+                with suppress(TimeoutError):
+                    wait(list(given), timeout=PATIENCE, return_when="FIRST_COMPLETED")
+                ended = [future for future in given if future.done()]
+            for future in ended:
+                number, _ = given[future]
+                with _connected(client):
+                    result = outcome(future)
+                if isinstance(result, BAD_INPUT):
+                    raise result
+                if result is not None:
                     yield number, result
-            look_after()
-    except (FutureCancelledError, FuturesCancelledError, OSError) as error:  # of the connection
-        raise _lost(client) from error
     finally:
         with suppress(Exception):  # of a scheduler that is gone
             client.cancel(list(given), force=True)
@@ -268,6 +312,10 @@ class _Waiting:
         for number in missing:
             self.queues.setdefault(tasks[number].needs, deque()).append(number)
         self.loaded: dict[str, str] = {}  # by each worker, the last
+
+    def forget_all_but(self, workers: Collection[str]) -> None:
+        """Workers that are gone hold nothing any more."""
+        self.loaded = {worker: needs for worker, needs in self.loaded.items() if worker in workers}
 
     def take(self, worker: str) -> int:
         """The next task of this worker: of what it has loaded, else of what most tasks for each worker are left."""
@@ -293,32 +341,66 @@ def _measure_there(part: Part, measure: Callable[..., pd.DataFrame], arguments: 
         return measure_part(part, functools.partial(measure, *arguments))
 
 
-def _lost(client: Client) -> ConnectionError:
+_clients: dict[str, Client] = {}  # by place, for as long as this process lives
+
+
+@contextmanager
+def _connected(client: Client) -> Iterator[None]:
+    """Whatever comes of a connection that is lost is one error, and the next sweep connects anew."""
+    from distributed.client import FutureCancelledError, FuturesCancelledError
+
     where = client.scheduler.address if client.scheduler else "its address"
-    _client.cache_clear()
+    try:
+        yield
+    except Exception as error:
+        of_connection = isinstance(error, (FutureCancelledError, FuturesCancelledError, OSError))
+        if not of_connection and client.status in CONNECTED:
+            raise
+        _forget(client)
+        raise ConnectionError(f"the scheduler at {where} was lost; start it, and then this again, to go on") from error
+
+
+def _forget(client: Client) -> None:
+    for place in [place for place, known in _clients.items() if known is client]:
+        del _clients[place]
     with suppress(Exception):
         client.close(timeout=1)
-    return ConnectionError(f"the scheduler at {where} was lost; start it, and then this again, to go on")
+    if client.cluster is not None:
+        with suppress(Exception):
+            client.cluster.close(timeout=1)
 
 
-def _have_gpus(client: Client) -> bool:
-    """Whether workers say that they have GPUs to give out, one to a task."""
-    workers = client.scheduler_info()["workers"].values()
-    return any("GPU" in worker["resources"] for worker in workers)
+def _workers(client: Client) -> dict[str, dict[str, Any]]:
+    """What the scheduler knows of each worker, by its address."""
+    return client.sync(client.scheduler.identity, n_workers=-1)["workers"]
 
 
-@functools.cache
+def _all_have_gpus(client: Client) -> bool:
+    """Whether all workers say that they have GPUs to give out, one to a task."""
+    workers = _workers(client).values()
+    return bool(workers) and all("GPU" in worker["resources"] for worker in workers)
+
+
 def _client(place: str) -> Client:
-    """The client of a scheduler, or of local processes, one for as long as this process lives."""
+    """The client of a scheduler, or of local processes."""
     from distributed import Client
 
+    known = _clients.get(place)
+    if known is not None and known.status in CONNECTED:
+        return known
+    if known is not None:
+        _forget(known)
     if place.startswith(LOCAL):
         client = Client(_local_cluster(place))
     else:
+        by_file = place.endswith(".json")
+        if by_file and not Path(place).is_file():
+            raise ConnectionError(f"there is no scheduler file {place}: start the scheduler that writes it")
         try:
-            client = Client(scheduler_file=place) if place.endswith(".json") else Client(place, timeout=CONNECT)
+            client = Client(**{"scheduler_file" if by_file else "address": place}, timeout=CONNECT)
         except (OSError, ValueError) as error:
             raise ConnectionError(f"no Dask scheduler answers at {place} ({error})") from error
+    _clients[place] = client
     dashboard = client.dashboard_link if "dashboard" in client.scheduler_info()["services"] else None
     print(f"measuring on {client.scheduler.address}" + (f"; dashboard: {dashboard}" if dashboard else ""))
     return client
@@ -331,12 +413,13 @@ def _local_cluster(place: str) -> Any:
 
     logging.getLogger("distributed").setLevel(logging.WARNING)  # of scheduler and nannies, which live in this process
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    gpus = visible if visible[0] else [str(number) for number in range(torch.cuda.device_count())]
+    gpus = visible if visible[0] not in ("", "-1") else [str(number) for number in range(torch.cuda.device_count())]
     cores = os.cpu_count() or 1
     n = int(place.partition(":")[2] or len(gpus) or cores)
     specifications = {}
     for number in range(n):
-        env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // n))}
+        share = THREADS or str(max(1, cores // n))
+        env = {f"{name}_NUM_THREADS": share for name in ("OMP", "MKL", "OPENBLAS")}  # Dask sets each of them to 1
         options: dict[str, Any] = {
             "nthreads": 1,
             "memory_limit": 0,
@@ -353,7 +436,7 @@ def _local_cluster(place: str) -> Any:
 
 
 @contextmanager
-def _told_how_to_go_on(tasks: Sequence[Task], tables: Sequence[pd.DataFrame | None]) -> Iterator[None]:
+def _told_how_to_go_on(kept: Collection[int], of: int) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the block in order, with a line that says what is kept."""
 
     def stop(*_: object) -> None:
@@ -364,8 +447,7 @@ def _told_how_to_go_on(tasks: Sequence[Task], tables: Sequence[pd.DataFrame | No
     try:
         yield
     except BaseException:
-        kept = sum(table is not None for table in tables)
-        tqdm.write(f"stopped: {kept} of {len(tasks)} parts are kept; run the same again to go on")
+        tqdm.write(f"stopped: {len(kept)} of {of} parts are kept; run the same again to go on")
         raise
     finally:
         if main:

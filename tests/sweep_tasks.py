@@ -36,7 +36,25 @@ def bad(number: int) -> pd.DataFrame:
 def pid(number: int) -> pd.DataFrame:
     import os
 
-    return pd.DataFrame({"pid": [os.getpid()], "threads": [os.environ.get("OMP_NUM_THREADS")]})
+    return pd.DataFrame({"pid": [os.getpid()]})
+
+
+def threads(number: int) -> pd.DataFrame:
+    import os
+
+    import torch
+
+    env = os.environ.get("OMP_NUM_THREADS")
+    return pd.DataFrame({"pid": [os.getpid()], "env": [env], "torch": [torch.get_num_threads()]})
+
+
+def broken_on(number: int, pid: int) -> pd.DataFrame:
+    import os
+
+    if os.getpid() == pid:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+    time.sleep(0.1)
+    return pd.DataFrame({"pid": [os.getpid()]})
 
 
 def timed(number: int) -> pd.DataFrame:

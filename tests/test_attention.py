@@ -37,27 +37,12 @@ def test_blocks_are_attended_as_one_piece(copies, tokens, heads):
     assert layer.get_seq_length() == keys.shape[2]
 
 
-@pytest.mark.parametrize("copies", [1, 3])
-def test_blocks_with_a_mask_are_joined_for_transformers(copies):
-    layer, (keys, values) = grown(copies, 40)
-    for joined, part in zip(layer.joined(), (keys, values), strict=True):
-        torch.testing.assert_close(joined, part)
-    module = torch.nn.Module()
-    module.is_causal, module.num_key_value_groups = True, 1
-    mask = torch.rand(1, 1, 1, keys.shape[2]) < 0.5
-    query = torch.randn(len(keys), 2, 1, 8)
-    said, _ = attention._attend(module, query, layer, layer, mask)
-    expected = scaled_dot_product_attention(query, keys, values, attn_mask=mask).transpose(1, 2)
-    torch.testing.assert_close(said, expected)
-
-
 def test_half_precision_is_attended_in_float32():
     layer, (keys, values) = grown(1, 20, dtype=torch.bfloat16)
     query = torch.randn(len(keys), 2, 1, 8).bfloat16()
     said, _ = attention._attend(torch.nn.Module(), query, layer, layer, None)
     expected = scaled_dot_product_attention(query.float(), keys.float(), values.float()).transpose(1, 2)
     torch.testing.assert_close(said, expected.bfloat16())
-    assert {part.dtype for part in layer.joined()} == {torch.bfloat16}
 
 
 def test_blocks_are_few_and_little_is_kept_for_nothing():

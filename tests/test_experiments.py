@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,11 @@ def test_no_sequences_give_an_empty_table(mini_corpus):
 def test_sequence_outside_the_corpus_is_refused(mini_corpus):
     with pytest.raises(IndexError, match="outside the corpus"):
         experiments.greedy_table(NAME, mini_corpus, [len(mini_corpus)])
+
+
+def test_fraction_is_no_row_number(mini_corpus):
+    with pytest.raises(TypeError, match="whole number"):
+        experiments.greedy_table(NAME, mini_corpus, [0.5])
 
 
 def test_default_sigma_is_the_model_s(mini_corpus):
@@ -222,3 +228,45 @@ def test_odd_parameters_are_named_or_measured(mini_corpus, measure, data):
         assert table.kl_ld.between(0, 64).all()
         known = lmmem.MODELS[NAME].sigma if value is None else value
         assert name in ("seed", "draws", "samples") or set(np.atleast_1d(known)) == set(table[name.removesuffix("s")])
+
+
+def test_draws_that_fill_no_block_do_not_lie_beside_those_that_do(mini_corpus):
+    options = {"sigma": 0.03, "seed": 9, "collect": False}
+    files = {
+        draws: experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=draws, **options).file
+        for draws in (10, 12, 20)
+    }
+    folders = {draws: {Path(file).parent for file in found} for draws, found in files.items()}
+    assert folders[10] == folders[20] != folders[12]
+    for draws, (folder,) in folders.items():
+        table = pd.read_parquet(folder)
+        assert not table[["draw", "index"]].duplicated().any()
+        assert len(table) == max(draws, 20 if draws == 10 else 0) * len(INDEX)
+
+
+def test_interruption_never_leaves_a_disturbed_model_behind(mini_corpus, monkeypatch):
+    expected = experiments.greedy_table(NAME, mini_corpus, [7, 8, 9])
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "kl_ld", lambda *_: exec("raise KeyboardInterrupt"))  # noqa: S102
+        with pytest.raises(KeyboardInterrupt):
+            experiments.perturbation_table(NAME, mini_corpus, [7, 8, 9], draws=10, sigma=0.07)
+    assert not experiments._held
+    again = experiments.greedy_table(NAME, mini_corpus, [9, 8, 7])
+    np.testing.assert_array_equal(again.kl_ld, expected.kl_ld[::-1])
+
+
+def test_table_that_is_not_collected_lies_in_the_files_it_names(mini_corpus):
+    options = {"sigma": 0.03, "draws": 12, "seed": 4}
+    files = experiments.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options, collect=False)
+    assert files.step.tolist() == [6, 6, 12, 12]
+    assert files.rows.tolist() == [30, 6, 30, 6]
+    expected = experiments.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options)
+    found = pd.concat([pd.read_parquet(file) for file in files.file], ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_workers_are_sent_no_more_of_a_row_than_is_asked_about(mini, mini_corpus, cut):
+    rows = np.pad(np.asarray(mini_corpus.rows), [(0, 0), (0, 40)])  # longer, as Pythia's are
+    table = experiments.greedy_table(NAME, dataclasses.replace(mini_corpus, rows=rows), INDEX)
+    np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, *cut))
+    assert experiments._heads(dataclasses.replace(mini_corpus, rows=rows), INDEX).shape == (3, 96)

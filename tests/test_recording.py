@@ -44,7 +44,9 @@ def as_on_a_gpu(monkeypatch) -> None:
     """Decode by the step, not recorded, with the products and the attention of transformers."""
     monkeypatch.setattr(decoding, "fast_products", lambda model, rows: contextlib.nullcontext())
     monkeypatch.setattr(decoding, "attention_for_decoding", lambda model: contextlib.nullcontext(False))
-    monkeypatch.setattr(decoding, "_reader", lambda model, whole, by_blocks: decoding._RecordedReader(model, whole))
+    monkeypatch.setattr(
+        decoding, "_reader", lambda model, whole, by_blocks, room: decoding._RecordedReader(model, whole, room)
+    )
 
 
 def test_step_says_what_decoding_on_a_processor_says(model, prompts, monkeypatch, request):
@@ -101,6 +103,41 @@ def test_recording_of_one_step_serves_all(model, prompts, as_on_a_gpu, monkeypat
     with perturbed(model, 0.05, seed=0, draw=0):
         np.testing.assert_array_equal(greedy(model, prompts, LENGTH), disturbed)
     assert (disturbed != expected).any()
+
+
+def test_draw_that_overflows_leaves_nothing_for_the_next(model, prompts, as_on_a_gpu):
+    expected = greedy(model, prompts, LENGTH)
+    with torch.inference_mode():  # as weights that are too large would
+        for layer in recording._steps[model].layers:
+            layer.keys.fill_(torch.nan)
+            layer.values.fill_(torch.nan)
+    np.testing.assert_array_equal(greedy(model, prompts, LENGTH), expected)
+
+
+def test_step_that_could_not_begin_is_forgotten(model, prompts, as_on_a_gpu, monkeypatch):
+    expected = greedy(model, prompts, LENGTH)
+    recording.forget(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.Step, "_at", lambda self, position: exec("raise KeyboardInterrupt"))  # noqa: S102
+        with pytest.raises(KeyboardInterrupt):
+            greedy(model, prompts, LENGTH)
+    assert model not in recording._steps
+    np.testing.assert_array_equal(greedy(model, prompts, LENGTH), expected)
+
+
+def test_batches_of_one_call_share_a_step(model, prompts, as_on_a_gpu, monkeypatch):
+    made = []
+    begin = recording.Step.begin
+    monkeypatch.setattr(recording.Step, "begin", lambda self, *given: made.append(id(self)) or begin(self, *given))
+    greedy(model, prompts, LENGTH, batch_size=5)  # 5 and 1
+    sample(model, prompts, 0.8, 5, seed=0, length=LENGTH, batch_size=5)  # 5 of each, and no more
+    assert len(set(made)) == 1
+
+
+def test_attention_that_does_not_heed_the_mask_is_not_recorded(model):
+    assert recording.can_record(model)
+    model.set_attn_implementation("eager")
+    assert not recording.can_record(model)
 
 
 def test_step_is_made_anew_where_it_does_not_fit(model):

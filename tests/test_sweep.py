@@ -71,9 +71,8 @@ def cluster(tmp_path) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path)
     wait_until(cluster.file.exists)
     yield cluster
-    if sweep._client.cache_info().currsize:
-        sweep._client(str(cluster.file)).close(timeout=2)
-        sweep._client.cache_clear()
+    for client in list(sweep._clients.values()):
+        sweep._forget(client)
     for process in reversed(cluster.processes):
         process.terminate()
     for process in cluster.processes:
@@ -419,20 +418,91 @@ def test_environment_names_the_scheduler(cluster, own_cache, monkeypatch):
         sweep.on_worker(None, os.getpid)
 
 
-def test_worker_processes_share_the_cores(own_cache):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_share_the_cores(own_cache, workers):
     code = (
         "from sweep_tasks import *\n"
         "if __name__ == '__main__':\n"
-        "    found = pd.concat(run(tasks(8, 0, pid), 'local:2'))\n"
-        "    print(found.pid.nunique() in (1, 2), set(found.threads))"
+        f"    found = pd.concat(run(tasks(8, 0, threads), 'local:{workers}'))\n"
+        "    print(found.pid.nunique() in (1, 2), sorted({*found.env, *found.torch.astype(str)}))"
     )
     script = own_cache.parent / "script.py"
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(HERE)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
-    share = str(max(1, (os.cpu_count() or 1) // 2))
-    assert done.stdout.splitlines()[-1] == f"True {{'{share}'}}"
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    assert done.stdout.splitlines()[-1] == f"True ['{share}']"
     assert "INFO" not in done.stderr
+
+
+ADAPTIVE = """
+import sys, time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    cluster.adapt(minimum=0, maximum=1, interval="200ms")
+    with open(sys.argv[1], "w") as file:
+        file.write(cluster.scheduler_address)
+    time.sleep(600)
+"""
+
+
+def test_cluster_that_starts_workers_when_there_is_work_is_given_some(own_cache, tmp_path):
+    script, place = tmp_path / "adaptive.py", tmp_path / "address"
+    script.write_text(ADAPTIVE)
+    process = subprocess.Popen([sys.executable, script, place], env=os.environ | {"PYTHONPATH": str(HERE)})
+    try:
+        wait_until(lambda: place.exists() and place.read_text())
+        assert sweep.on_worker(place.read_text(), os.getpid) not in (os.getpid(), process.pid)
+        assert squares(run(tasks(12), place.read_text())) == SQUARES
+    finally:
+        sweep._forget(sweep._client(place.read_text()))
+        process.terminate()
+        process.wait()
+
+
+def test_workers_without_gpus_among_those_with_do_no_harm(cluster, own_cache):
+    cluster.worker("--no-nanny", "--resources", "GPU=1")
+    cluster.worker("--no-nanny")
+    sweep._client(str(cluster.file)).wait_for_workers(2)
+    assert squares(run(tasks(12, 0.05), str(cluster.file))) == SQUARES
+
+
+def test_workers_with_gpus_are_given_one_task_at_a_time(cluster, own_cache):
+    cluster.worker("--no-nanny", "--resources", "GPU=1")
+    client = sweep._client(str(cluster.file))
+    client.wait_for_workers(1)
+    assert sweep._all_have_gpus(client)
+    assert squares(run(tasks(12), str(cluster.file))) == SQUARES
+
+
+def test_broken_worker_costs_no_measurement(cluster, own_cache):
+    broken = cluster.worker("--no-nanny")
+    client = sweep._client(str(cluster.file))
+    client.wait_for_workers(1)
+    pid = sweep.on_worker(str(cluster.file), os.getpid)
+    assert pid == broken.pid
+    cluster.worker("--no-nanny")
+    client.wait_for_workers(2)
+    found = run(tasks(12, 0, sweep_tasks.broken_on, pid), str(cluster.file))
+    assert {table.pid.item() for table in found}.isdisjoint({pid})
+
+
+def test_same_process_goes_on_with_another_scheduler(cluster, own_cache):
+    cluster.worker("--no-nanny")
+    place = str(cluster.file)
+    assert len(run(tasks(2), place)) == 2
+    cluster.scheduler.kill()
+    cluster.scheduler.wait()
+    with pytest.raises(ConnectionError, match="was lost; start it, and then this again"):
+        run(tasks(12), place)
+    cluster.file.unlink()
+    with pytest.raises(ConnectionError, match=r"there is no scheduler file .*scheduler\.json: start the scheduler"):
+        run(tasks(12), place)
+    cluster.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    wait_until(cluster.file.exists)
+    cluster.worker("--no-nanny")
+    assert squares(run(tasks(12), place)) == SQUARES
 
 
 def test_page_measures_on_a_scheduler(cluster, mini_corpus, tmp_path):
@@ -456,8 +526,7 @@ def test_page_measures_on_a_scheduler(cluster, mini_corpus, tmp_path):
 def test_documented_slurm_script_asks_for_what_it_should(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (HERE.parent / "book" / "cluster.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
-    assert "SLURMCluster(" in code
+    (code,) = [block.split("```")[0] for block in page.split("```python\n")[1:] if "SLURMCluster(" in block]
     code = code.replace("cluster.adapt(minimum=0, maximum=16)", "print(cluster.job_script())")
     code = code.replace("scheduler_options={", 'scheduler_options={"host": "127.0.0.1", "dashboard_address": None, ')
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
