@@ -2,7 +2,7 @@
 
 A processor reads memory best in order, so :class:`Blocks` keeps a sequence in whole blocks, and
 the prompt once for all its samples. A GPU can repeat a step without Python if no address and no
-shape changes: there the cache is transformers' ``StaticCache`` (:mod:`lmmem.decoding`).
+shape changes: there the cache is transformers' ``StaticCache`` (:mod:`lmmem.recording`).
 """
 
 from __future__ import annotations

@@ -187,7 +187,8 @@ def tables() -> pd.DataFrame:
     """
     columns = ["kind", "model", "step", "rows", "complete", "parts", "damaged", "mb", "lmmem", "commit", "measured"]
     folders = sorted(path for path in (cache_folder() / "results").glob("*/*") if path.is_dir())
-    return pd.DataFrame([_summary(folder) for folder in folders], columns=[*columns, "current", "folder"])
+    found = pd.DataFrame([_summary(folder) for folder in folders], columns=[*columns, "current", "folder"])
+    return found.astype({"step": "Int64"})  # repeats in a window have none
 
 
 def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:

@@ -202,6 +202,7 @@ def test_list_says_what_is_there_and_how_complete(own_cache, capsys):
     for part in parts:
         results.keep_part(part, results.measure_part(part, TABLE[:5].copy))
     results.measured("other", {"model": "n"}, TABLE.copy)
+    assert str(results.tables().step.tolist()) == "[3, <NA>]"
     listed = results.tables().set_index("kind")
     assert listed.loc["kind", ["model", "step", "rows", "complete", "parts"]].tolist() == ["m", 3, 15, 0.75, 3]
     assert listed.loc["other", ["rows", "complete", "parts", "damaged", "current"]].tolist() == [5_000, 1, 1, 0, True]
