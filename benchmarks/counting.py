@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import numba
 import numpy as np
 import pydivsufsort
 
-from benchmarks.measure import Row, side_by_side
+from benchmarks.measure import Row, in_own_process, side_by_side
 from lmmem.distance import levenshtein
 from lmmem.repeats import count_repeats
 
@@ -161,8 +158,6 @@ def repeats_at_scale(rows: int = 1_000_000) -> list[dict[str, float]]:
                 file.write(corpus_like(min(10_000, rows - first), rng).tobytes())
         found = []
         for share, queries in ((8, 51_200), (4, 51_200), (2, 51_200), (1, 51_200), (8, 6_400), (8, 102_400)):
-            command = [sys.executable, "-c", SCALE, str(path), str(rows // share), str(queries)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
-            line = json.loads(done.stdout)
+            line = in_own_process(SCALE, path, rows // share, queries)
             found.append(line | {"tokens_per_s": round(line["rows"] * W / line["seconds"])})
         return found

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 import lmmem
-from benchmarks.measure import Row, seconds, side_by_side
+from benchmarks.measure import Row, in_own_process, seconds, side_by_side
 from lmmem.decoding import greedy, sample
 from lmmem.distance import levenshtein
 from lmmem.perturbation import perturbed
@@ -258,7 +255,5 @@ def growth(step: int = 4) -> list[dict[str, object]]:
     for what in ("draws", "sequences"):
         for times in (1, 2, 4, 8):
             sizes = (32, step * times) if what == "draws" else (32 * times, step)
-            command = [sys.executable, "-c", GROWTH, *map(str, sizes)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own
-            found.append({"what": what, "times": times} | json.loads(done.stdout))
+            found.append({"what": what, "times": times} | in_own_process(GROWTH, *sizes))
     return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import resource
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -43,11 +45,11 @@ class Row:
         """With the smallest, middle and largest ratio."""
         ratios = self.ratios
         middle = {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}
-        return dataclasses.asdict(self) | {key: float(f"{value:.3g}") for key, value in middle.items()}
+        return dataclasses.asdict(self) | {key: round(value, 4) for key, value in middle.items()}
 
     def __str__(self) -> str:
         found = self.as_json()
-        return f"{found['median']:9.3g}x  ({found['min']} .. {found['max']})  {self.name} / {self.other}"
+        return f"{found['median']:9.3g}x  ({found['min']:.3g} .. {found['max']:.3g})  {self.name} / {self.other}"
 
 
 def side_by_side(
@@ -76,6 +78,12 @@ def seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def in_own_process(code: str, *arguments: object) -> dict[str, float]:
+    """What this code, run with these arguments by a fresh Python, prints as JSON."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603 - our own
 
 
 @contextmanager

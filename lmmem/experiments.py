@@ -157,7 +157,7 @@ def greedy_table(
 def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     model = _loaded(info, settings)
     prompts, truth = split(tokens)
-    warm = len(prompts) if settings["device"] != "cpu" else 1  # a GPU records its step
+    warm = 1 if settings["device"] == "cpu" else decoding.BATCH["cuda"]  # a GPU records the step of a whole batch
     decoding.greedy(model, prompts[:warm])  # the first call of a process is slow
     start = time.perf_counter()
     said = decoding.greedy(model, prompts)

@@ -202,11 +202,8 @@ def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
     records = [table.attrs["provenance"] for table in tables]
     seconds = sum(record["seconds"] for record in records)
 
-    trained = sorted(
-        {  # repeats may be of all training
-            step for record in records if "step" in record for step in record.get("steps", [record["step"]])
-        }
-    )
+    known = [record.get("steps", [record["step"]]) for record in records if "step" in record]  # not in each of repeats
+    trained = sorted(set().union(*known))
     steps = str(trained[0]) if len(trained) == 1 else f"{trained[-1]} (and {len(trained) - 1} others)"
 
     def values(key: str) -> str:

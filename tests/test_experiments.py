@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -238,16 +239,17 @@ def test_draws_that_fill_no_block_do_not_lie_beside_those_that_do(mini_corpus):
     }
     folders = {draws: {Path(file).parent for file in found} for draws, found in files.items()}
     assert folders[10] == folders[20] != folders[12]
-    for draws, (folder,) in folders.items():
+    for draws in (12, 20):
+        (folder,) = folders[draws]
         table = pd.read_parquet(folder)
         assert not table[["draw", "index"]].duplicated().any()
-        assert len(table) == max(draws, 20 if draws == 10 else 0) * len(INDEX)
+        assert len(table) == draws * len(INDEX)
 
 
 def test_interruption_never_leaves_a_disturbed_model_behind(mini_corpus, monkeypatch):
     expected = experiments.greedy_table(NAME, mini_corpus, [7, 8, 9])
     with monkeypatch.context() as patch:
-        patch.setattr(experiments, "kl_ld", lambda *_: exec("raise KeyboardInterrupt"))  # noqa: S102
+        patch.setattr(experiments, "kl_ld", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             experiments.perturbation_table(NAME, mini_corpus, [7, 8, 9], draws=10, sigma=0.07)
     assert not experiments._held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_step_that_could_not_begin_is_forgotten(model, prompts, as_on_a_gpu, mon
     expected = greedy(model, prompts, LENGTH)
     recording.forget(model)
     with monkeypatch.context() as patch:
-        patch.setattr(recording.Step, "_at", lambda self, position: exec("raise KeyboardInterrupt"))  # noqa: S102
+        patch.setattr(recording.Step, "_at", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             greedy(model, prompts, LENGTH)
     assert model not in recording._steps
