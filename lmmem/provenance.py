@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["commit", "environment", "processor"]
 
-PACKAGES = ("lmmem", "torch", "transformers", "numpy", "tokenizers", "rapidfuzz")
+PACKAGES = ("lmmem", "torch", "transformers", "numpy", "tokenizers", "numba")
 
 
 def environment() -> dict[str, str]:

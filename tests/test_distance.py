@@ -1,4 +1,4 @@
-"""Distances against a textbook loop."""
+"""Distances against a textbook loop, and against python-Levenshtein."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmem.distance import MAX_CODE_POINT, levenshtein, matched_prefix
+from lmmem import distance
+from lmmem.distance import MAX_TOKEN, levenshtein, matched_prefix
 
 
 def textbook(a, b) -> int:
@@ -21,7 +22,7 @@ def textbook(a, b) -> int:
     return previous[-1]
 
 
-ids = st.sampled_from([0, 1, 2, 0xD7FF, 0xD800, 0xDFFF, 50_303, MAX_CODE_POINT - 1])  # NUL and surrogates among them
+ids = st.sampled_from([0, 1, 2, 50_303, 55_296, 65_536, MAX_TOKEN])
 
 
 @settings(deadline=None, max_examples=100)
@@ -31,15 +32,54 @@ def test_levenshtein_equals_the_textbook_loop(pairs):
     np.testing.assert_array_equal(levenshtein(a, b), [textbook(x, y) for x, y in zip(a, b, strict=True)])
 
 
-def test_levenshtein_equals_python_levenshtein_on_text():
-    words = [("kitten", "mitten"), ("flawed", "lawned")]
-    rows = [np.array([[ord(c) for c in word] for word in side]) for side in zip(*words, strict=True)]
-    np.testing.assert_array_equal(levenshtein(*rows), [Levenshtein.distance(a, b) for a, b in words])
+def one_by_one(a, b) -> list[int]:
+    return [Levenshtein.distance(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
 
 
-def test_trailing_zeros_are_tokens():
+def edited(rows, rng, width: int):
+    """Rows with tokens changed, dropped and put in, cut or filled up to this width."""
+    found = []
+    for row in rows:
+        kept = [token for token in row for _ in range(rng.choice([0, 1, 1, 1, 1, 1, 2]))]
+        changed = [token if rng.random() < 0.8 else rng.integers(0, 9) for token in kept]
+        found.append((changed + [0] * width)[:width])
+    return np.array(found, dtype=int).reshape(len(rows), width)
+
+
+@pytest.mark.parametrize("l", [1, 63, 64, 65, 127, 128, 129, 200])
+@pytest.mark.parametrize("m", [1, 63, 64, 65, 128, 150])
+def test_levenshtein_of_rows_of_any_two_lengths(l, m):
+    rng = np.random.default_rng(l * 1_000 + m)
+    a = rng.integers(0, 9, (70, l))
+    b = edited(a, rng, m)
+    np.testing.assert_array_equal(levenshtein(a, b), one_by_one(a, b))
+
+
+def test_levenshtein_of_more_pairs_than_one_thread_takes(monkeypatch):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 50_304, (7_777, 64), dtype=np.uint16)
+    said = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(0, 50_304, truth.shape))
+    monkeypatch.setattr(distance.os, "cpu_count", lambda: 5)
+    np.testing.assert_array_equal(levenshtein(said, truth), one_by_one(said, truth))
+
+
+def test_zeros_and_ids_that_are_no_characters_are_tokens():
     np.testing.assert_array_equal(levenshtein([[5, 0, 0]], [[5, 5, 5]]), [2])
     np.testing.assert_array_equal(levenshtein([[0, 0, 0]], [[0, 0, 1]]), [1])
+    np.testing.assert_array_equal(levenshtein([[0, 0, 7]], [[0, 7, 0]]), [2])
+    np.testing.assert_array_equal(levenshtein([[0, 0]], [[0, 0]]), [0])
+    np.testing.assert_array_equal(levenshtein([[55_296, 57_343]], [[57_343, 65_536]]), [2])
+    np.testing.assert_array_equal(levenshtein([[65_536, 1]], [[0, 1]]), [1])  # the same in 16 bits
+    np.testing.assert_array_equal(levenshtein([[MAX_TOKEN]], [[MAX_TOKEN]]), [0])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_any_integers_are_tokens(kind, tmp_path):
+    rows = np.array([[1, 2, 3, 4], [9, 8, 7, 6]], kind)
+    rows.tofile(tmp_path / "rows")
+    kept = np.memmap(tmp_path / "rows", kind, "r", shape=(2, 4))
+    np.testing.assert_array_equal(levenshtein(kept, rows[:, 1:]), [1, 1])
+    np.testing.assert_array_equal(levenshtein(rows.T, kept.T[:, :1]), [1, 1, 1, 1])
 
 
 def test_leading_axes_are_held_against_the_same_truth():
@@ -66,7 +106,7 @@ def test_empty_continuation_is_as_far_as_the_truth_is_long():
         ([[1.0, 2.0]], [[1, 2]], "integer token ids"),
         ([1, 2], [1, 2], "rows of integer token ids"),
         ([[-1]], [[1]], "must lie in 0"),
-        ([[MAX_CODE_POINT]], [[1]], "must lie in 0"),
+        ([[MAX_TOKEN + 1]], [[1]], "must lie in 0"),
     ],
 )
 def test_bad_rows_are_refused(a, b, message):
