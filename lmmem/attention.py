@@ -24,7 +24,7 @@ __all__ = ["attention_for_decoding", "blocks_cache"]
 
 NAME = "lmmem_decoding"  # of our attention, among those of transformers
 ARCHITECTURES = ("gpt_neox", "llama")  # whose layers hand on what the cache gives them as it is, and see all of it
-BLOCK = 16  # tokens of a block at least: a larger one is read long before it is full, smaller ones are many products
+BLOCK = 32  # tokens of a block at least
 
 
 class Blocks(DynamicLayer):

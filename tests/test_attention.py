@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -52,6 +50,5 @@ def test_blocks_are_few_and_little_is_kept_for_nothing():
     tokens = keys.shape[2]
     assert len(layer.blocks) <= 1 + 700 // attention.BLOCK
     assert grown(1, 2_000, prompts=1)[0].room < 2_300
-    blocks = 8 + math.log(2_000 / (8 * attention.BLOCK), 9 / 8)  # of one size, and then each an eighth of all before
-    assert len(grown(1, 2_000, prompts=1)[0].blocks) < blocks + 3
+    assert len(grown(1, 2_000, prompts=1)[0].blocks) < 30
     assert layer.room - tokens <= max(attention.BLOCK, tokens // 8)
