@@ -1,9 +1,10 @@
 """Distances between rows of token ids, in batches. Knows neither models nor text.
 
-The Levenshtein distance of two rows is the last entry of a table of sums, of which each differs
-from its neighbours by at most 1. So 64 x 64 entries fit in a few 64-bit words, and a column of a
-tile takes a handful of operations on them (Myers, J. ACM 46:395, 1999; in tiles, Hyyrö, 2003). Here
-each operation is done for 32 pairs of rows at a time, which processors do by the vector.
+The Levenshtein distance of two rows is the last entry of a table: the distances between the first
+i tokens of one and the first j of the other. Neighbours differ by at most 1, so two 64-bit words
+hold 64 entries of a column, where it rises and where it falls, and a handful of operations on them
+gives the next column (Myers, J. ACM 46:395, 1999). Here each operation is done for 32 pairs of rows
+at a time, which a processor does by the vector.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from numpy.typing import ArrayLike
 
 __all__ = ["levenshtein", "matched_prefix"]
 
-MAX_TOKEN = 2**20 - 1  # a thread holds a word for each id up to the largest: 8 MB at most
-PAIRS_PER_THREAD = 1_000  # fewer are done before a thread has started
-TILE = 64  # bits of a word
+MAX_TOKEN = 2**20 - 1  # all ones, so that a mask keeps every id within a table of a word for each
+PAIRS_PER_THREAD = 1_000  # fewer, of 64 tokens, are done before a thread has started
+WORD = 64  # bits of a word
 LANES = 32  # pairs side by side
 
 # As words: numba makes a float of an unsigned and a signed number.
-NONE, ONE, ALL = np.uint64(0), np.uint64(1), np.uint64(2**64 - 1)
+ZERO, ONE, ALL = np.uint64(0), np.uint64(1), np.uint64(2**64 - 1)
 
 
 def levenshtein(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
@@ -55,13 +56,13 @@ def levenshtein(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
         )
     distances = np.empty(continuations.shape[:-1], np.int32)
     a = np.ascontiguousarray(continuations, np.int32).reshape(distances.size, continuations.shape[-1])
-    b = np.ascontiguousarray(truth, np.int32)
-    vocabulary = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    b = np.ascontiguousarray(truth, np.int32).view()
+    a.flags.writeable = b.flags.writeable = False  # always: for each mixture numba would compile again
     threads = min(os.cpu_count() or 1, len(a) // PAIRS_PER_THREAD + 1)
     bounds = np.linspace(0, len(a), threads + 1).astype(int)
 
     def share(first: int, last: int) -> None:
-        _levenshtein(a, b, first, last, np.zeros(vocabulary, np.uint64), distances.reshape(-1))
+        _levenshtein(a, b, first, last, np.zeros(MAX_TOKEN + 1, np.uint64), distances.reshape(-1))
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, bounds[:-1], bounds[1:]))
@@ -94,7 +95,7 @@ def matched_prefix(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 def _tokens(rows: ArrayLike) -> np.ndarray:
     rows = np.asarray(rows)
-    if rows.ndim < 2 or not np.issubdtype(rows.dtype, np.integer):
+    if rows.ndim < 2 or rows.dtype.kind not in "iu":
         raise ValueError(f"expected rows of integer token ids, got shape {rows.shape} of {rows.dtype}")
     if rows.size and (rows.min() < 0 or rows.max() > MAX_TOKEN):
         raise ValueError(f"token ids must lie in 0 .. {MAX_TOKEN}, got {rows.min()} .. {rows.max()}")
@@ -103,49 +104,39 @@ def _tokens(rows: ArrayLike) -> np.ndarray:
 
 @numba.njit(nogil=True)  # not cache=True, which fails where neither the package nor the home can be written
 def _levenshtein(a: np.ndarray, b: np.ndarray, first: int, last: int, places: np.ndarray, found: np.ndarray) -> None:
-    """found[i] of a[i] and b[i % len(b)] for first <= i < last; `places` holds a zero for each id."""
+    """found[i] of a[i] and b[i % len(b)] for first <= i < last; `places` holds a zero for each id.
+
+    From top to bottom the table is done in strips of 64 tokens of a, each from left to right along b.
+    """
     l, m = a.shape[1], b.shape[1]
-    columns = (m + TILE - 1) // TILE
-    same = np.empty((TILE, LANES), np.uint64)  # bit i of same[j, k]: is token i of pair k's a the token j of its b
-    # Which neighbours in the table differ by +1, by -1: downwards within a column, rightwards along a tile's last row.
+    same = np.empty((m, LANES), np.uint64)  # bit i of same[j, k]: is token i of the strip of pair k's a its b's token j
+    # Do neighbours in the table differ by +1, by -1: downwards in a column; rightwards in the last row above the strip.
     down_plus, down_minus = np.empty(LANES, np.uint64), np.empty(LANES, np.uint64)
-    right_plus, right_minus = np.empty((columns, LANES), np.uint64), np.empty((columns, LANES), np.uint64)
+    right_plus, right_minus = np.empty((m, LANES), np.uint8), np.empty((m, LANES), np.uint8)
     for start in range(first, last, LANES):
         lanes = min(LANES, last - start)
-        right_plus[:], right_minus[:] = ALL, NONE  # above the first row of tiles: 0, 1, 2, ...
-        for top in range(0, l, TILE):
-            height = min(TILE, l - top)
+        right_plus[:], right_minus[:] = 1, 0  # the first row of the table: 0, 1, 2, ...
+        for top in range(0, l, WORD):
+            height = min(WORD, l - top)
             bottom = np.uint64(height - 1)
-            down_plus[:], down_minus[:] = ALL, NONE  # left of the first tile: 0, 1, 2, ...
-            for column in range(columns):
-                left = column * TILE
-                width = min(TILE, m - left)
-                for k in range(lanes):
-                    x, y = a[start + k, top : top + height], b[(start + k) % len(b), left : left + width]
-                    for i in range(height):
-                        places[x[i]] |= ONE << np.uint64(i)
-                    for j in range(width):
-                        same[j, k] = places[y[j]]
-                    for i in range(height):
-                        places[x[i]] = NONE
-                for j in range(width):
-                    at = np.uint64(j)
-                    for k in range(LANES):
-                        equal, dp, dm = same[j, k], down_plus[k], down_minus[k]
-                        above_plus = (right_plus[column, k] >> at) & ONE
-                        above_minus = (right_minus[column, k] >> at) & ONE
-                        kept = equal | dm
-                        equal |= above_minus
-                        diagonal = (((equal & dp) + dp) ^ dp) | equal
-                        rp, rm = dm | ~(diagonal | dp), dp & diagonal
-                        right_plus[column, k] ^= (above_plus ^ ((rp >> bottom) & ONE)) << at
-                        right_minus[column, k] ^= (above_minus ^ ((rm >> bottom) & ONE)) << at
-                        rp, rm = (rp << ONE) | above_plus, (rm << ONE) | above_minus
-                        down_plus[k], down_minus[k] = rm | ~(kept | rp), rp & kept
-        for k in range(lanes):
-            distance = l  # down the first column, then along the last row
+            down_plus[:], down_minus[:] = ALL, ZERO  # the first column of the table: 0, 1, 2, ...
+            for k in range(lanes):  # a mask changes no id; it keeps in bounds what others may write meanwhile
+                x, y = a[start + k, top : top + height], b[(start + k) % len(b)]
+                for i in range(height):
+                    places[x[i] & MAX_TOKEN] |= ONE << np.uint64(i)
+                for j in range(m):
+                    same[j, k] = places[y[j] & MAX_TOKEN]
+                for i in range(height):
+                    places[x[i] & MAX_TOKEN] = ZERO
             for j in range(m):
-                at = np.uint64(j % TILE)
-                distance += np.int64((right_plus[j // TILE, k] >> at) & ONE)
-                distance -= np.int64((right_minus[j // TILE, k] >> at) & ONE)
-            found[start + k] = distance
+                for k in range(LANES):
+                    above_plus, above_minus = np.uint64(right_plus[j, k]), np.uint64(right_minus[j, k])
+                    dp, dm = down_plus[k], down_minus[k]
+                    equal = same[j, k] | above_minus
+                    diagonal = (((equal & dp) + dp) ^ dp) | equal
+                    rp, rm = dm | ~(diagonal | dp), dp & diagonal
+                    right_plus[j, k], right_minus[j, k] = (rp >> bottom) & ONE, (rm >> bottom) & ONE
+                    rp, rm = (rp << ONE) | above_plus, (rm << ONE) | above_minus
+                    down_plus[k], down_minus[k] = rm | ~(equal | dm | rp), rp & (equal | dm)
+        for k in range(lanes):  # down the first column, then along the last row
+            found[start + k] = l + np.int64(right_plus[:, k].sum()) - np.int64(right_minus[:, k].sum())

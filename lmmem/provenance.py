@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 __all__ = ["commit", "environment", "processor"]
@@ -21,7 +22,7 @@ def environment() -> dict[str, str]:
     >>> "torch" in environment()
     True
     """
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions = {package: _version(package) for package in PACKAGES}
     return versions | {
         "commit": commit(),
         "python": platform.python_version(),
@@ -30,6 +31,11 @@ def environment() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package: str) -> str:
+    """As an imported package gives it: torch's metadata may lack the build, as in 2.13.0+cu130."""
+    return getattr(sys.modules.get(package), "__version__", None) or importlib.metadata.version(package)
 
 
 @functools.cache

@@ -55,12 +55,15 @@ def test_levenshtein_of_rows_of_any_two_lengths(l, m):
     np.testing.assert_array_equal(levenshtein(a, b), one_by_one(a, b))
 
 
-def test_levenshtein_of_more_pairs_than_one_thread_takes(monkeypatch):
+def test_threads_do_not_disturb_one_another(monkeypatch):
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 50_304, (7_777, 64), dtype=np.uint16)
+    truth = rng.integers(0, 50_304, (8_000, 640), dtype=np.uint16)  # enough for all threads to run at once
     said = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(0, 50_304, truth.shape))
     monkeypatch.setattr(distance.os, "cpu_count", lambda: 5)
-    np.testing.assert_array_equal(levenshtein(said, truth), one_by_one(said, truth))
+    found = levenshtein(said, truth)
+    monkeypatch.setattr(distance.os, "cpu_count", lambda: 1)
+    np.testing.assert_array_equal(found, levenshtein(said, truth))
+    np.testing.assert_array_equal(found[::100], one_by_one(said[::100], truth[::100]))
 
 
 def test_zeros_and_ids_that_are_no_characters_are_tokens():
@@ -73,13 +76,15 @@ def test_zeros_and_ids_that_are_no_characters_are_tokens():
     np.testing.assert_array_equal(levenshtein([[MAX_TOKEN]], [[MAX_TOKEN]]), [0])
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize("kind", ["u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2", ">u4"])
 def test_any_integers_are_tokens(kind, tmp_path):
     rows = np.array([[1, 2, 3, 4], [9, 8, 7, 6]], kind)
     rows.tofile(tmp_path / "rows")
     kept = np.memmap(tmp_path / "rows", kind, "r", shape=(2, 4))
     np.testing.assert_array_equal(levenshtein(kept, rows[:, 1:]), [1, 1])
+    np.testing.assert_array_equal(levenshtein(kept, rows), [0, 0])
     np.testing.assert_array_equal(levenshtein(rows.T, kept.T[:, :1]), [1, 1, 1, 1])
+    rows[:] = 0  # they are still the caller's to change
 
 
 def test_leading_axes_are_held_against_the_same_truth():
@@ -88,15 +93,18 @@ def test_leading_axes_are_held_against_the_same_truth():
     found = levenshtein(said, truth)
     assert found.shape == (3, 2, 5)
     assert found.dtype == np.int32
-    assert found[2, 1, 4] == textbook(said[2, 1, 4], truth[4])
+    np.testing.assert_array_equal(found.ravel(), one_by_one(said.reshape(30, 8), np.tile(truth, (6, 1))))
 
 
 def test_no_rows_give_no_distances():
     assert levenshtein(np.empty((0, 4), int), np.empty((0, 4), int)).shape == (0,)
+    assert levenshtein(np.empty((0, 2, 4), int), np.empty((2, 4), int)).shape == (0, 2)
 
 
-def test_empty_continuation_is_as_far_as_the_truth_is_long():
+def test_empty_row_is_as_far_as_its_partner_is_long():
     np.testing.assert_array_equal(levenshtein(np.empty((1, 0), int), [[1, 2, 3]]), [3])
+    np.testing.assert_array_equal(levenshtein([[1, 2]], np.empty((1, 0), int)), [2])
+    np.testing.assert_array_equal(levenshtein(np.empty((1, 0), int), np.empty((1, 0), int)), [0])
 
 
 @pytest.mark.parametrize(
@@ -105,8 +113,13 @@ def test_empty_continuation_is_as_far_as_the_truth_is_long():
         ([[1, 2]], [[1, 2], [3, 4]], "do not pair"),
         ([[1.0, 2.0]], [[1, 2]], "integer token ids"),
         ([1, 2], [1, 2], "rows of integer token ids"),
+        ([[True]], [[1]], "integer token ids"),
+        (np.array([["NaT", 5]], "m8[s]"), [[1, 2]], "integer token ids"),
         ([[-1]], [[1]], "must lie in 0"),
+        ([[1]], [[-1]], "must lie in 0"),
         ([[MAX_TOKEN + 1]], [[1]], "must lie in 0"),
+        ([[1]], [[MAX_TOKEN + 1]], "must lie in 0"),
+        (np.array([[2**63]], np.uint64), [[1]], "must lie in 0"),
     ],
 )
 def test_bad_rows_are_refused(a, b, message):
