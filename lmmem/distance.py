@@ -16,9 +16,11 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lmmem.tokens import MAX_TOKEN, checked_tokens
+
 __all__ = ["levenshtein", "matched_prefix"]
 
-MAX_TOKEN = 2**20 - 1  # all ones, so that a mask keeps every id within a table of a word for each
+MASK = 2 ** MAX_TOKEN.bit_length() - 1  # all ones: keeps every id within a table of a word for each
 PAIRS_PER_THREAD = 1_000  # fewer, of 64 tokens, are done before a thread has started
 WORD = 64  # bits of a word
 LANES = 32  # pairs side by side
@@ -49,7 +51,7 @@ def levenshtein(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
     >>> levenshtein([[1, 2, 3, 4]], [[2, 3, 4, 5]])
     array([2], dtype=int32)
     """
-    continuations, truth = _tokens(continuations), _tokens(truth)
+    continuations, truth = checked_tokens(continuations, "continuations"), checked_tokens(truth, "truth")
     if truth.ndim != 2 or continuations.ndim < 2 or continuations.shape[-2] != len(truth):
         raise ValueError(
             f"continuations {continuations.shape} and truth {truth.shape} do not pair: expected (..., n, l) and (n, l')"
@@ -61,8 +63,8 @@ def levenshtein(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
     threads = min(os.cpu_count() or 1, len(a) // PAIRS_PER_THREAD + 1)
     bounds = np.linspace(0, len(a), threads + 1).astype(int)
 
-    def share(first: int, last: int) -> None:
-        _levenshtein(a, b, first, last, np.zeros(MAX_TOKEN + 1, np.uint64), distances.reshape(-1))
+    def share(first: int, last: int) -> None:  # zeros of numpy take memory where they are used only, numba's take all
+        _levenshtein(a, b, first, last, np.zeros(MASK + 1, np.uint64), distances.reshape(-1))
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, bounds[:-1], bounds[1:]))
@@ -87,19 +89,10 @@ def matched_prefix(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
     >>> matched_prefix([[1, 2, 3], [1, 2, 3]], [[1, 2, 9], [1, 2, 3]])
     array([2, 3])
     """
-    continuations, truth = _tokens(continuations), _tokens(truth)
+    continuations, truth = checked_tokens(continuations, "continuations"), checked_tokens(truth, "truth")
     if continuations.shape != truth.shape:
         raise ValueError(f"continuations {continuations.shape} and truth {truth.shape} must have one shape")
     return np.cumprod(continuations == truth, axis=-1).sum(axis=-1)
-
-
-def _tokens(rows: ArrayLike) -> np.ndarray:
-    rows = np.asarray(rows)
-    if rows.ndim < 2 or rows.dtype.kind not in "iu":
-        raise ValueError(f"expected rows of integer token ids, got shape {rows.shape} of {rows.dtype}")
-    if rows.size and (rows.min() < 0 or rows.max() > MAX_TOKEN):
-        raise ValueError(f"token ids must lie in 0 .. {MAX_TOKEN}, got {rows.min()} .. {rows.max()}")
-    return rows
 
 
 @numba.njit(nogil=True)  # not cache=True, which fails where neither the package nor the home can be written
@@ -123,11 +116,11 @@ def _levenshtein(a: np.ndarray, b: np.ndarray, first: int, last: int, places: np
             for k in range(lanes):  # a mask changes no id; it keeps in bounds what others may write meanwhile
                 x, y = a[start + k, top : top + height], b[(start + k) % len(b)]
                 for i in range(height):
-                    places[x[i] & MAX_TOKEN] |= ONE << np.uint64(i)
+                    places[x[i] & MASK] |= ONE << np.uint64(i)
                 for j in range(m):
-                    same[j, k] = places[y[j] & MAX_TOKEN]
+                    same[j, k] = places[y[j] & MASK]
                 for i in range(height):
-                    places[x[i] & MAX_TOKEN] = ZERO
+                    places[x[i] & MASK] = ZERO
             for j in range(m):
                 for k in range(LANES):
                     above_plus, above_minus = np.uint64(right_plus[j, k]), np.uint64(right_minus[j, k])

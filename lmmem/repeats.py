@@ -29,11 +29,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lmmem.storage import DamagedError, write_whole
+from lmmem.tokens import MAX_TOKEN, checked_tokens
 
 __all__ = ["count_repeats"]
 
 NGRAM = 30  # tokens; the paper counts rows that share a contiguous run of at least 30
-TOKEN_BITS = 20  # ids lie below 2**20
+TOKEN_BITS = MAX_TOKEN.bit_length()
 READ_TOKENS = 2**24  # read at a time
 CHUNK_TOKENS = 2**19  # hashed at a time by each thread
 PIECE = 2**16  # blocks or windows compared at a time
@@ -79,7 +80,7 @@ def count_repeats(
     counts, start = np.zeros(len(queries), dtype=np.int64), 0
     if not len(queries) or not len(rows):
         return counts
-    search = _Search(_checked(queries, "queries"), head.shape[1], n)
+    search = _Search(checked_tokens(queries, "queries"), head.shape[1], n)
     state = None if resume is None else _State(Path(resume), queries, head, len(rows), n)
     if state is not None:
         counts, start = state.load(counts)
@@ -105,16 +106,6 @@ def _blocks(rows: Any, start: int, width: int) -> Iterator[tuple[np.ndarray, int
     for first in range(start, len(rows), step):
         stop = min(first + step, len(rows))
         yield np.asarray(rows[first:stop]), stop
-
-
-def _checked(tokens: np.ndarray, what: str) -> np.ndarray:
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"{what} must be token ids, got {tokens.dtype}")
-    if tokens.dtype.itemsize > 2 or tokens.dtype.kind == "i":
-        low, high = (tokens.min(), tokens.max()) if tokens.size else (0, 0)
-        if low < 0 or high >= 2**TOKEN_BITS:
-            raise ValueError(f"{what} hold ids {low} .. {high}; they must lie in 0 .. {2**TOKEN_BITS - 1}")
-    return tokens
 
 
 class _Search:
@@ -171,7 +162,7 @@ class _Search:
 
     def count(self, rows: np.ndarray) -> np.ndarray:
         """For each query, how many of these rows share a window with it: (q,) int64."""
-        _checked(rows, "rows")
+        checked_tokens(rows, "rows")
         hits = self._hits(rows)
         found = [self._matches(rows, part) for part in np.array_split(hits, len(hits) // PIECE + 1)]
         pairs = np.unique(np.concatenate(found))  # one (window, row) each

@@ -1,17 +1,48 @@
-"""Token ids that a model can read: one check for all that hand ids to a model."""
+"""Token ids: one check for all that compare them, one for all that hand them to a model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
-__all__ = ["as_tokens"]
+__all__ = ["MAX_TOKEN", "as_tokens", "checked_tokens"]
+
+MAX_TOKEN = 2**20 - 1  # above the ids of all tokenizers that are known
+
+
+def checked_tokens(ids: ArrayLike, name: str) -> np.ndarray:
+    """Ids as an array, if they are rows of token ids.
+
+    Parameters
+    ----------
+    ids : (..., n, k) token ids.
+    name : what the ids are, for the message.
+
+    Returns
+    -------
+    (..., n, k) of the integers given.
+
+    Raises
+    ------
+    ValueError : they are no rows of integers, or one is negative or above 1,048,575.
+
+    >>> checked_tokens([[5, 6, 7]], "truth")
+    array([[5, 6, 7]])
+    """
+    tokens = np.asarray(ids)
+    if tokens.ndim < 2 or tokens.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be rows of integer token ids, got shape {tokens.shape} of {tokens.dtype}")
+    if tokens.size and (tokens.dtype.itemsize > 2 or tokens.dtype.kind == "i"):  # others cannot
+        low, high = tokens.min(), tokens.max()
+        if low < 0 or high > MAX_TOKEN:
+            raise ValueError(f"{name} hold ids {low} .. {high}; they must lie in 0 .. {MAX_TOKEN}")
+    return tokens
 
 
 def as_tokens(model: PreTrainedModel, ids: ArrayLike, name: str = "prompts", more: int = 0) -> torch.Tensor:
@@ -37,8 +68,10 @@ def as_tokens(model: PreTrainedModel, ids: ArrayLike, name: str = "prompts", mor
     >>> as_tokens(load_model("pocket-mini"), [[5, 6, 7]], more=4)
     tensor([[5, 6, 7]])
     """
+    import torch
+
     tokens = np.asarray(ids)
-    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or tokens.shape[1] < 1:
+    if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.shape[1] < 1:
         raise ValueError(f"{name} must be token ids (n, k), got {tokens.dtype} of shape {tokens.shape}")
     vocabulary = model.config.vocab_size
     context = getattr(model.config, "max_position_embeddings", None)  # some models have no limit

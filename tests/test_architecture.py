@@ -20,8 +20,8 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init_
 # Which modules of lmmem each module may import, and whether it may import torch.
 ALLOWED = {
     "complexity": set(),
-    "distance": set(),
-    "repeats": {"storage"},
+    "distance": {"tokens"},
+    "repeats": {"storage", "tokens"},
     "protocol": set(),
     "storage": set(),
     "provenance": set(),

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmmem import distance
-from lmmem.distance import MAX_TOKEN, levenshtein, matched_prefix
+from lmmem.distance import levenshtein, matched_prefix
+from lmmem.tokens import MAX_TOKEN
 
 
 def textbook(a, b) -> int:
@@ -22,7 +23,7 @@ def textbook(a, b) -> int:
     return previous[-1]
 
 
-ids = st.sampled_from([0, 1, 2, 50_303, 55_296, 65_536, MAX_TOKEN])
+ids = st.sampled_from([0, 1, 2, 0xD7FF, 0xD800, 0xDFFF, 50_303, 65_536, MAX_TOKEN])  # NUL and surrogates among them
 
 
 @settings(deadline=None, max_examples=100)
@@ -30,6 +31,12 @@ ids = st.sampled_from([0, 1, 2, 50_303, 55_296, 65_536, MAX_TOKEN])
 def test_levenshtein_equals_the_textbook_loop(pairs):
     a, b = (np.array(side) for side in zip(*pairs, strict=True))
     np.testing.assert_array_equal(levenshtein(a, b), [textbook(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def test_levenshtein_equals_python_levenshtein_on_text():
+    words = [("kitten", "mitten"), ("flawed", "lawned")]
+    rows = [np.array([[ord(c) for c in word] for word in side]) for side in zip(*words, strict=True)]
+    np.testing.assert_array_equal(levenshtein(*rows), [Levenshtein.distance(a, b) for a, b in words])
 
 
 def one_by_one(a, b) -> list[int]:

@@ -122,7 +122,13 @@ def test_no_queries_and_no_rows_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("queries", "rows"), [([[-1, 2, 3]], [[1, 2, 3]]), ([[1, 2, 3]], [[1, 2, 2**20]]), ([[0.5, 1, 2]], [[1, 2, 3]])]
+    ("queries", "rows"),
+    [
+        ([[-1, 2, 3]], [[1, 2, 3]]),
+        ([[1, 2, 3]], [[1, 2, 2**20]]),
+        ([[0.5, 1, 2]], [[1, 2, 3]]),
+        (np.array([["NaT", 2, 3]], "m8[s]"), [[1, 2, 3]]),
+    ],
 )
 def test_what_are_no_token_ids_is_refused(queries, rows):
     with pytest.raises(ValueError, match="ids"):
