@@ -16,11 +16,10 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lmmem.tokens import MAX_TOKEN, checked_tokens
+from lmmem.tokens import checked_tokens
 
 __all__ = ["levenshtein", "matched_prefix"]
 
-MASK = 2 ** MAX_TOKEN.bit_length() - 1  # all ones: keeps every id within a table of a word for each
 PAIRS_PER_THREAD = 1_000  # fewer, of 64 tokens, are done before a thread has started
 WORD = 64  # bits of a word
 LANES = 32  # pairs side by side
@@ -63,8 +62,11 @@ def levenshtein(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
     threads = min(os.cpu_count() or 1, len(a) // PAIRS_PER_THREAD + 1)
     bounds = np.linspace(0, len(a), threads + 1).astype(int)
 
-    def share(first: int, last: int) -> None:  # zeros of numpy take memory where they are used only, numba's take all
-        _levenshtein(a, b, first, last, np.zeros(MASK + 1, np.uint64), distances.reshape(-1))
+    largest = max(a.max(initial=0), b.max(initial=0))
+    size = 2 ** int(largest).bit_length()  # a table of MB takes the system 15 ms now and then
+
+    def share(first: int, last: int) -> None:
+        _levenshtein(a, b, first, last, np.zeros(size, np.uint64), distances.reshape(-1))
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, bounds[:-1], bounds[1:]))
@@ -97,11 +99,11 @@ def matched_prefix(continuations: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 @numba.njit(nogil=True)  # not cache=True, which fails where neither the package nor the home can be written
 def _levenshtein(a: np.ndarray, b: np.ndarray, first: int, last: int, places: np.ndarray, found: np.ndarray) -> None:
-    """found[i] of a[i] and b[i % len(b)] for first <= i < last; `places` holds a zero for each id.
+    """found[i] of a[i] and b[i % len(b)] for first <= i < last; `places` holds zeros for all ids, a power of two.
 
     From top to bottom the table is done in strips of 64 tokens of a, each from left to right along b.
     """
-    l, m = a.shape[1], b.shape[1]
+    l, m, mask = a.shape[1], b.shape[1], len(places) - 1
     same = np.empty((m, LANES), np.uint64)  # bit i of same[j, k]: is token i of the strip of pair k's a its b's token j
     # Do neighbours in the table differ by +1, by -1: downwards in a column; rightwards in the last row above the strip.
     down_plus, down_minus = np.empty(LANES, np.uint64), np.empty(LANES, np.uint64)
@@ -116,11 +118,11 @@ def _levenshtein(a: np.ndarray, b: np.ndarray, first: int, last: int, places: np
             for k in range(lanes):  # a mask changes no id; it keeps in bounds what others may write meanwhile
                 x, y = a[start + k, top : top + height], b[(start + k) % len(b)]
                 for i in range(height):
-                    places[x[i] & MASK] |= ONE << np.uint64(i)
+                    places[x[i] & mask] |= ONE << np.uint64(i)
                 for j in range(m):
-                    same[j, k] = places[y[j] & MASK]
+                    same[j, k] = places[y[j] & mask]
                 for i in range(height):
-                    places[x[i] & MASK] = ZERO
+                    places[x[i] & mask] = ZERO
             for j in range(m):
                 for k in range(LANES):
                     above_plus, above_minus = np.uint64(right_plus[j, k]), np.uint64(right_minus[j, k])
