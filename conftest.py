@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lmmem
-from lmmem.corpora import Corpus
+from lmmem.corpora.corpus import Corpus
 from tests.loopback_hub import LoopbackHub
 
 MINI = "pocket-mini"
@@ -45,7 +45,7 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopba
     """A Hub on this machine; this process's client talks to it, with caches of its own."""
     import huggingface_hub
 
-    from lmmem import hub
+    from lmmem.storage import hub
 
     with LoopbackHub() as server:
         template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"

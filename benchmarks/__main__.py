@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import counting, decoding
-from lmmem.provenance import environment
+from lmmem.storage.provenance import environment
 
 RESULTS = Path(__file__).parent / "results.json"
 

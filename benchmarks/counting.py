@@ -11,8 +11,8 @@ import numpy as np
 import pydivsufsort
 
 from benchmarks.measure import Row, in_own_process, side_by_side
-from lmmem.distance import levenshtein
-from lmmem.repeats import count_repeats
+from lmmem.measures.distance import levenshtein
+from lmmem.measures.repeats import count_repeats
 
 N, L, W = 30, 64, 2_049
 
@@ -133,7 +133,7 @@ SCALE = """
 import json, sys, time
 import numpy as np
 from benchmarks.measure import peak_mb
-from lmmem.repeats import count_repeats
+from lmmem.measures.repeats import count_repeats
 path, rows, queries = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 corpus = np.memmap(path, np.uint16, "r", shape=(rows, 2049))
 chosen = np.random.default_rng(1).integers(0, 50_000, (queries, 64))

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 import lmmem
 from benchmarks.measure import Row, in_own_process, seconds, side_by_side
-from lmmem.decoding import greedy, sample
-from lmmem.distance import levenshtein
-from lmmem.perturbation import perturbed
-from lmmem.products import fast_products
+from lmmem.inference.decoding import greedy, sample
+from lmmem.inference.perturbation import perturbed
+from lmmem.inference.products import fast_products
+from lmmem.measures.distance import levenshtein
 
 PROMPT, LENGTH = 32, 64
 SIGMA = 1e-2  # costs the same whatever it is

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from benchmarks import decoding
 from benchmarks.measure import Row, side_by_side
-from lmmem import recording
-from lmmem.provenance import environment
+from lmmem.inference import recording
+from lmmem.storage.provenance import environment
 
 RESULTS = Path(__file__).parent / "gpu.json"
 SHAPES = {"Pythia-1B": ("a small GPT-NeoX", 1_024), "Amber-7B": ("a small Llama", 256)}  # stand-in, prompts

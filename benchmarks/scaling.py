@@ -25,9 +25,9 @@ RUNS = 3
 def sweep(name: str, n: int, draws: int, seed: int, scheduler: str) -> tuple[float, pd.DataFrame, list[float]]:
     """Seconds of a perturbation sweep, its table, and the seconds of each of its parts."""
     import lmmem
-    from lmmem.experiments import perturbation_table
-    from lmmem.results import load
-    from lmmem.storage import cache_folder
+    from lmmem.experiments.measurements import perturbation_table
+    from lmmem.storage.files import cache_folder
+    from lmmem.storage.tables import load
 
     corpus = lmmem.training_data(name)
     index = corpus.canaries["index"][:n].tolist()
@@ -55,9 +55,9 @@ def measured_runs(name: str, n: int, draws: int, runs: int) -> list[dict[str, ob
 
 def soak(name: str, n: int, draws: int, kills: int, every: float) -> dict[str, object]:
     """A sweep again and again while a random worker is killed, beside the same sweeps undisturbed."""
-    from lmmem import sweep as sweeps
+    from lmmem.sweep.cluster import connect
 
-    client = sweeps._client("local:2")
+    client = connect("local:2")
     over, done = threading.Event(), 0
 
     def kill() -> None:
@@ -111,7 +111,7 @@ def soak(name: str, n: int, draws: int, kills: int, every: float) -> dict[str, o
 
 def large_table(rows: int, parts: int) -> dict[str, object]:
     """Seconds to list a table of many rows, and to read those of one draw."""
-    from lmmem.results import Part, keep_part, measure_part, tables
+    from lmmem.storage.results import Part, keep_part, measure_part, tables
 
     each = rows // parts
     rng = np.random.default_rng(0)
@@ -143,8 +143,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the numbers go")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    from lmmem.provenance import environment
-    from lmmem.storage import cache_folder
+    from lmmem.storage.files import cache_folder
+    from lmmem.storage.provenance import environment
 
     with tempfile.TemporaryDirectory() as folder:
         organisms = cache_folder() / "organisms"

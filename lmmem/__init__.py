@@ -12,21 +12,21 @@ from typing import Any
 
 # Where each public name lives. Loaded on first use, so that `import lmmem` costs nothing.
 _HOME = {
-    "Corpus": "corpora",
-    "MODELS": "models",
-    "count_repeats": "repeats",
-    "cross_entropy": "scoring",
-    "greedy": "decoding",
-    "kl_ld": "experiments",
-    "levenshtein": "distance",
-    "load_model": "models",
-    "load_tokenizer": "models",
-    "matched_prefix": "distance",
-    "perturbed": "perturbation",
-    "sample": "decoding",
+    "Corpus": "corpora.corpus",
+    "MODELS": "models.registry",
+    "count_repeats": "measures.repeats",
+    "cross_entropy": "inference.scoring",
+    "greedy": "inference.decoding",
+    "kl_ld": "experiments.measurements",
+    "levenshtein": "measures.distance",
+    "load_model": "models.loading",
+    "load_tokenizer": "models.loading",
+    "matched_prefix": "measures.distance",
+    "perturbed": "inference.perturbation",
+    "sample": "inference.decoding",
     "split": "protocol",
-    "training_data": "corpora",
-    "z_complexity": "complexity",
+    "training_data": "corpora.corpus",
+    "z_complexity": "measures.complexity",
 }
 
 __all__ = sorted(_HOME)

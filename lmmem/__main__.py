@@ -39,8 +39,8 @@ def _models() -> int:
 
 
 def _results() -> int:
-    from lmmem.results import tables
-    from lmmem.storage import cache_folder
+    from lmmem.storage.files import cache_folder
+    from lmmem.storage.results import tables
 
     found = tables()
     if found.empty:
@@ -52,7 +52,7 @@ def _results() -> int:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from lmmem.verification import verify
+    from lmmem.experiments.verification import verify
 
     table = verify(
         given.name,

@@ -14,9 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from lmmem.corpora import ROW_TOKENS
-from lmmem.models import MODELS
-from lmmem.published import DUPLICATES
+from lmmem.models.registry import MODELS, ROW_TOKENS
 from tests.loopback_hub import LoopbackHub
 
 SHARDS = 21
@@ -87,11 +85,15 @@ def serve_pythia(hub: LoopbackHub, folder: Path) -> dict[int, np.ndarray]:
         )
     blocks = {10_240_000: rows(64, 50_277, 1), 11_000 * 1_024: rows(64, 50_277, 2)}
     shards = write_shards(folder, blocks, 11_300_000)
-    hub.add(str(MODELS["pythia1b"].order), shards, repo_type="dataset")
+    hub.add(MODELS["pythia1b"].order.repo, shards, repo_type="dataset")
     index = np.arange(10_240_000, 10_260_000)
     sink = io.BytesIO()  # of the rows that are here, every second repeats
     pq.write_table(pa.table({"Index": index, "Counts": np.where(index < 10_240_064, 1 + index % 2 * 4, 2**20)}), sink)
-    hub.add(DUPLICATES[False], {"data/train-00000-of-00001.parquet": sink.getvalue()}, repo_type="dataset")
+    hub.add(
+        str(MODELS["pythia1b"].order.counts),
+        {"data/train-00000-of-00001.parquet": sink.getvalue()},
+        repo_type="dataset",
+    )
     return blocks
 
 
@@ -105,5 +107,5 @@ def serve_amber(hub: LoopbackHub) -> dict[int, np.ndarray]:
     blocks = {100: rows(64, 32_000, 3), 102: rows(64, 32_000, 4)}
     blocks[100][16:32] = blocks[100][16]  # which repeats 16 times
     files = {f"train/train_{number}.jsonl": chunk(block) for number, block in blocks.items()}
-    hub.add(str(MODELS["amber7b"].order), files, repo_type="dataset")
+    hub.add(MODELS["amber7b"].order.repo, files, repo_type="dataset")
     return blocks

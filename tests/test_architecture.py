@@ -1,10 +1,13 @@
-"""The arrows between modules, read from the source, and what an import costs."""
+"""The arrows between rooms, read from the source, and what an import costs."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import graphlib
+import importlib
 import inspect
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,130 +15,162 @@ from pathlib import Path
 import pytest
 
 import lmmem
-from lmmem.results import MEASURING
+from lmmem.storage.provenance import CHANGE_NOTHING, measuring
 
 PACKAGE = Path(lmmem.__file__).parent
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
-# Which modules of lmmem each module may import, and whether it may import torch.
-ALLOWED = {
-    "complexity": set(),
-    "distance": {"tokens"},
-    "repeats": {"storage", "tokens"},
+# From the ground up: which rooms, and modules beside them, each may use. The way up is closed.
+USES = {
     "protocol": set(),
-    "storage": set(),
-    "provenance": set(),
-    "statistics": set(),
-    "plotting": set(),
     "papermill_io": set(),
-    "tokens": set(),
-    "attention": set(),
-    "products": set(),
-    "recording": set(),
-    "decoding": {"attention", "products", "protocol", "recording", "tokens"},
-    "scoring": {"products", "tokens"},
-    "perturbation": set(),
-    "results": {"provenance", "storage"},
-    "sweep": {"results"},
-    "simulation": set(),
-    "hub": {"storage"},
-    "row_store": {"storage"},
-    "rows": {"row_store", "storage"},
-    "models": {"hub", "pocket.recipe", "pocket.training", "protocol", "storage"},
-    "published": {"hub", "models", "protocol", "rows"},
-    "verification": {"corpora", "decoding", "models", "protocol", "published"},
-    "__main__": {"", "results", "storage", "verification"},
-    "corpora": {"hub", "models", "pocket.data", "pocket.recipe", "row_store", "rows", "storage"},
-    "pocket.recipe": set(),
-    "pocket.text": {"pocket.recipe"},
-    "pocket.design": {"complexity", "pocket.recipe", "protocol", "repeats"},
-    "pocket.data": {"pocket.design", "pocket.recipe", "pocket.text", "provenance", "storage"},
-    "pocket.training": {"pocket.data", "pocket.recipe", "pocket.text", "provenance", "storage"},
-    "pocket.__main__": {"pocket.recipe", "pocket.training"},
-    "experiments": {
-        *("corpora", "decoding", "distance", "models", "perturbation", "protocol", "results", "scoring", "sweep"),
-    },
-    "sequences": {"complexity", "corpora", "models", "protocol", "published", "repeats", "results"},
+    "analysis": set(),
+    "storage": set(),
+    "measures": set(),
+    "inference": {"protocol"},
+    "sweep": {"storage"},
+    "pocket": {"protocol", "storage", "measures"},
+    "models": {"protocol", "storage", "pocket"},
+    "corpora": {"protocol", "storage", "pocket", "models"},
+    "experiments": {"protocol", "storage", "measures", "inference", "sweep", "models", "corpora"},
+    "__main__": {"", "storage", "experiments"},
 }
-WITHOUT_TORCH = [
-    "simulation",
-    "statistics",
-    "plotting",
-    "distance",
-    "complexity",
-    "repeats",
-    "corpora",
-    "models",
-    "results",
-]
+WITHOUT_TORCH = ["storage", "measures", "analysis", "sweep", "corpora", "models"]
+ARROWS = [(above, below) for above, uses in USES.items() for below in uses if {above, below} <= set(ROOMS)]
 
 
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+def name_of(path: Path, package: Path = PACKAGE) -> str:
+    return ".".join(path.relative_to(package).with_suffix("").parts)
 
 
-def imports(source: str, package: str = "lmmem") -> set[str]:
-    """The modules that a source of a package imports, anywhere in it."""
+def imports(source: str) -> set[str]:
+    """The names that a source imports, anywhere in it: modules, and what is taken from them."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names = {f"{origin}.{alias.name}" for alias in node.names}
-            found |= {name if is_module(name) else origin for name in names}
+            origin = "." * node.level + (node.module or "")
+            found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
     return found
 
 
-def is_module(name: str) -> bool:
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+def faults(package: Path) -> list[str]:
+    """What is wrong with the arrows of a copy of the library."""
+    wrong, arrows = [], {}
+    modules = {name_of(path, package): path for path in package.rglob("*.py") if path.name != "__init__.py"}
+    for path in package.rglob("*.py"):
+        room, name = path.relative_to(package).parts[0].removesuffix(".py"), name_of(path, package)
+        found = imports(path.read_text())
+        wrong += [f"{name}: {imported} is not named from the root" for imported in found if imported.startswith(".")]
+        own = {
+            imported.removeprefix("lmmem").removeprefix(".") for imported in found if imported.split(".")[0] == "lmmem"
+        }
+        arrows[name] = {module for module in own if module in modules}
+        for target in {module.split(".")[0] for module in own} & {*USES, ""} - {room}:
+            if room != "__init__" and target not in USES.get(room, set()):
+                wrong.append(f"{name} uses {target or 'lmmem'}")
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        wrong.append(f"a circle: {' -> '.join(error.args[1])}")
+    return wrong
 
 
-def arrows(source: str, package: str = "lmmem") -> set[str]:
-    """The modules of lmmem among them, without its name."""
-    own = {name for name in imports(source, package) if name.split(".")[0] == "lmmem"}
-    return {name.removeprefix("lmmem").removeprefix(".") for name in own}
+def test_every_room_has_its_place():
+    assert set(USES) == {*ROOMS, *(path.stem for path in PACKAGE.glob("*.py"))} - {"__init__"}
 
 
-def package_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+def test_rooms_use_only_what_lies_below_them():
+    assert faults(PACKAGE) == []
+    graphlib.TopologicalSorter(USES).prepare()  # and what they may use is in no circle either
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_module_imports_only_what_it_may_know(path):
-    assert arrows(path.read_text(), package_of(path)) <= ALLOWED[name_of(path)]
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return shutil.copytree(PACKAGE, tmp_path / "lmmem", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-@pytest.mark.parametrize(
-    "forbidden",
-    [
-        "import lmmem.plotting",
-        "from lmmem import plotting",
-        "from lmmem.plotting import plot_curve",
-        "from . import plotting",
-        "def f():\n    from .plotting import plot_curve",
-    ],
-)
-def test_forbidden_import_would_be_seen(forbidden):
-    assert arrows(forbidden) == {"plotting"}
-    assert not any(arrows(forbidden) <= allowed for allowed in ALLOWED.values())
+@pytest.mark.parametrize(("above", "below"), ARROWS, ids=lambda room: room)
+def test_arrow_turned_round_would_be_seen(above, below, copy):
+    upper = next(path for path in MODULES if path.parent.name == above and path.name != "__main__.py")
+    lower = next(path for path in MODULES if path.parent.name == below and path.name != "__main__.py")
+    for way in (
+        f"import lmmem.{name_of(upper)}",
+        f"def late():\n    from lmmem.{name_of(upper)} import anything",
+        f"from lmmem.{above} import {upper.stem}",
+    ):
+        (copy / lower.relative_to(PACKAGE)).write_text(lower.read_text() + "\n" + way + "\n")
+        assert f"{name_of(lower)} uses {above}" in faults(copy), way
 
 
-def test_import_of_a_neighbour_in_pocket_would_be_seen():
-    assert arrows("from . import training", "lmmem.pocket") == {"pocket.training"}
-    assert arrows("from ..experiments import kl_ld", "lmmem.pocket") == {"experiments"}
-    assert arrows("from lmmem.pocket import training") == {"pocket.training"}
+def test_circle_within_a_room_would_be_seen(copy):
+    with (copy / "storage" / "files.py").open("a") as file:
+        file.write("\nimport lmmem.storage.tables\n")
+    assert any(fault.startswith("a circle: ") for fault in faults(copy))
 
 
-def test_library_never_imports_notebooks():
-    for path in PACKAGE.rglob("*.py"):
-        assert "notebooks" not in {name.split(".")[0] for name in imports(path.read_text(), package_of(path))}
+def test_relative_import_would_be_seen(copy):
+    with (copy / "storage" / "files.py").open("a") as file:
+        file.write("\nfrom ..models import registry\n")
+    assert "storage.files: ..models is not named from the root" in faults(copy)
+
+
+def test_library_alone_imports_all_of_itself(copy):
+    """It needs no page, no test and no benchmark: here lie none of them, and nothing is in its working folder."""
+    names = ", ".join(
+        f"lmmem.{name_of(path)}" for path in MODULES if path.name not in ("__main__.py", "papermill_io.py")
+    )
+    code = f"import {names}; print(lmmem.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(copy.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=copy.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(copy / "__init__.py"), done.stderr
+
+
+def reached(modules: dict[str, str]) -> set[str]:
+    """An account of its own of what decides numbers: rooms, as far as the measuring room leads."""
+    rooms, before = {"experiments"}, set()
+    while rooms != before:
+        before = set(rooms)
+        for name, source in modules.items():
+            if name.split(".")[0] in rooms:
+                rooms |= {i.split(".")[1] for i in imports(source) if i.startswith("lmmem.")} & set(USES)
+        rooms -= set(CHANGE_NOTHING)
+    return {name for name in modules if name.split(".")[0] in rooms and not name.endswith("__init__")}
 
 
 def test_change_in_any_code_that_measures_gives_new_tables():
-    after_the_measurement = {"complexity", "results", "sweep"}
-    assert ALLOWED["experiments"] - after_the_measurement <= set(MEASURING)
+    modules = {name_of(path): path.read_text() for path in PACKAGE.rglob("*.py")}
+    found = set(measuring(modules)) - {"experiments.__init__"}
+    assert found == reached(modules)
+    assert {"inference.decoding", "measures.distance", "models.loading", "corpora.rows", "protocol"} <= found
+    later = modules | {"inference.new": "", "measures.complexity": "from lmmem.inference import new"}
+    assert "inference.new" in measuring(later)
+
+
+def test_rooms_that_change_no_number_are_used_and_named():
+    assert set(CHANGE_NOTHING) < set(ROOMS)
+    assert not set(CHANGE_NOTHING) & {
+        name.split(".")[0] for name in measuring({name_of(path): path.read_text() for path in PACKAGE.rglob("*.py")})
+    }
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_says_its_job_and_what_it_does_not_know(room):
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
+    assert len(tree.body) == 1
+    assert "Knows n" in ast.get_docstring(tree)
+
+
+def test_tests_mirror_the_rooms():
+    tests = Path(__file__).parent
+    for path in MODULES:
+        if path.parent != PACKAGE and path.name != "__main__.py":
+            assert list((tests / path.parent.name).glob("test_*.py")), path.parent.name
+    assert {path.name for path in tests.iterdir() if list(path.glob("test_*.py"))} == set(ROOMS)
 
 
 def loaded_after(code: str) -> set[str]:
@@ -148,13 +183,15 @@ def test_import_loads_neither_torch_nor_transformers_nor_pandas():
     assert not {"torch", "transformers", "pandas", "numpy"} & loaded_after("import lmmem; dir(lmmem)")
 
 
-def test_analysis_works_without_torch():
-    imports = "; ".join(f"import lmmem.{module}" for module in WITHOUT_TORCH)
-    assert not {"torch", "transformers"} & loaded_after(imports)
+def test_rooms_without_weights_work_without_torch():
+    names = [name_of(path) for path in MODULES if path.parent.name in WITHOUT_TORCH]
+    assert len(names) > 15
+    assert not {"torch", "transformers"} & loaded_after("; ".join(f"import lmmem.{name}" for name in names))
 
 
 def test_public_names_are_listed_resolved_and_described():
     assert dir(lmmem) == sorted(lmmem.__all__)
+    assert len(lmmem.__all__) == 15
     for name in lmmem.__all__:
         assert inspect.getdoc(getattr(lmmem, name))
 

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import decoding, gpu
 from benchmarks.measure import Row, side_by_side
-from lmmem import products
-from lmmem.decoding import greedy, sample
+from lmmem.inference import products
+from lmmem.inference.decoding import greedy, sample
 
 RESULTS = json.loads((Path(__file__).parents[1] / "benchmarks" / "results.json").read_text())
 

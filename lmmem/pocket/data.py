@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from lmmem.pocket import design, text
 from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
-from lmmem.provenance import environment
-from lmmem.storage import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of
+from lmmem.storage.files import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of
+from lmmem.storage.provenance import environment
 
 TERMS = "training.json"  # precision, threads and data of the training, written when it begins
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from lmmem.complexity import z_complexity
+from lmmem.measures.complexity import z_complexity
+from lmmem.measures.repeats import count_repeats
 from lmmem.pocket.recipe import Recipe
 from lmmem.protocol import split
-from lmmem.repeats import count_repeats
 
 __all__ = ["arrange", "choose_canaries"]
 

@@ -20,8 +20,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from lmmem.pocket.data import TERMS, data_folder, lock, organism_folder
 from lmmem.pocket.recipe import RECIPES, Recipe
 from lmmem.pocket.text import END_OF_TEXT
-from lmmem.provenance import environment
-from lmmem.storage import DamagedError, check_folder, folder_being_written, recorded_sha256, write_whole
+from lmmem.storage.files import DamagedError, check_folder, folder_being_written, recorded_sha256, write_whole
+from lmmem.storage.provenance import environment
 
 __all__ = ["checkpoint_folder", "tokenizer_of", "train"]
 

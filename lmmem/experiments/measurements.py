@@ -1,0 +1,444 @@
+"""What a model says of sequences, as tidy tables: greedily, under noise on its weights, and sampled.
+
+Every page calls these. A table is keyed by (model, step, index) and what varies: (sigma, draw) or
+(temperature, sample); it is read from disk when it is there. Knows nothing of figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lmmem.corpora.corpus import Corpus
+from lmmem.inference import decoding
+from lmmem.inference.perturbation import perturbed, weight_rms
+from lmmem.inference.scoring import cross_entropy
+from lmmem.inference.tokens import as_tokens
+from lmmem.measures.distance import levenshtein, matched_prefix
+from lmmem.models.loading import download_size, load_model, weights_id
+from lmmem.models.registry import MODELS, ModelInfo, resolve_step
+from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
+from lmmem.storage.files import DamagedError
+from lmmem.storage.results import Part
+from lmmem.sweep.cluster import on_worker
+from lmmem.sweep.tasks import BadInputError, Task, run
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "announce",
+    "greedy_table",
+    "kl_ld",
+    "measured_step",
+    "perturbation_table",
+    "temperature_table",
+    "time_needed",
+]
+
+DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
+SEQUENCES_PER_PART = 10_000
+SAMPLED_PER_PART = 1_000  # sequences, each with all its samples
+Settings = dict[str, Any]  # what determines a measurement, as JSON values
+
+
+def kl_ld(model: PreTrainedModel, prompts: Any, truth: Any) -> np.ndarray:
+    """How far the model's greedy continuation is from the true one: the paper's kl-LD.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    truth : (n, l) token ids.
+
+    Returns
+    -------
+    (n,) int32, in tokens: 0 is memorised word for word, l is nothing in common.
+
+    Source: the paper; with k = 32 and l = 64 as :func:`lmmem.split` gives them.
+
+    >>> import lmmem
+    >>> corpus = lmmem.training_data("pocket-mini")
+    >>> bool((kl_ld(lmmem.load_model("pocket-mini"), *lmmem.split(corpus[:5])) <= 64).all())
+    True
+    """
+    return levenshtein(decoding.greedy(model, prompts, np.asarray(truth).shape[1]), truth)
+
+
+def measured_step(name: str, step: int | None = None) -> int:
+    """The step a page measures: as asked, else the paper's, else the last.
+
+    >>> measured_step("pythia1b"), measured_step("pocket-mini")
+    (11000, 120)
+    """
+    return resolve_step(name, MODELS[name].paper_step if step is None else step)
+
+
+def announce(name: str, step: int | None, sequences: int, continuations: int) -> str:
+    """What a page is about to measure and fetch, in one line.
+
+    Parameters
+    ----------
+    name, step : the model.
+    sequences : how many.
+    continuations : of each, in all.
+
+    >>> announce("pocket-mini", None, 8, 201)
+    'pocket-mini at step 120: 1,608 continuations of 64 tokens; weights are here'
+    """
+    size = download_size(name, step)
+    weights = f"{size / 1e9:.1f} GB of weights to fetch" if size else "weights are here"
+    return (
+        f"{name} at step {resolve_step(name, step)}: {sequences * continuations:,} continuations "
+        f"of {CONTINUATION} tokens; {weights}"
+    )
+
+
+def time_needed(greedy: pd.DataFrame, continuations: int) -> str:
+    """How long a page will take, by what its greedy continuations took, in one line.
+
+    Parameters
+    ----------
+    greedy : as :func:`greedy_table` gives it.
+    continuations : of each of its sequences, in all.
+
+    >>> import lmmem
+    >>> corpus = lmmem.training_data("pocket-mini")
+    >>> time_needed(greedy_table("pocket-mini", corpus, [3, 5]), 0)
+    'about 0 s, if nothing of it has been measured before'
+    """
+    seconds = continuations * greedy.attrs["provenance"]["decoding_seconds"]
+    short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
+    duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
+    return f"about {duration}, if nothing of it has been measured before"
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: give a whole number, {least} or more")
+
+
+def _check_amount(name: str, value: Any, unit: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+        raise ValueError(f"{name}={value!r}: give a number, 0 or more, {unit}")
+
+
+def greedy_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> pd.DataFrame:
+    """What the model says without any disturbance.
+
+    Parameters
+    ----------
+    name, step, dtype, device : the model, as for :func:`lmmem.load_model`; several steps are one sweep.
+    corpus : its training data.
+    index : rows of the corpus.
+    scheduler : where to measure, as for :func:`lmmem.sweep.tasks.run`.
+
+    Returns
+    -------
+    One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
+    cross_entropy (nats per token), rms (of the weights).
+    """
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    tasks = [_task(Part("greedy", settings), _greedy_part, len(tokens), numbers, tokens) for settings in every]
+    return _measured(tasks, scheduler, "greedy continuations")
+
+
+def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    model, prompts, truth = _ready(info, settings, tokens)
+    warm = 1 if settings["device"] == "cpu" else decoding.BATCH["cuda"]  # a GPU records the step of a whole batch
+    decoding.greedy(model, prompts[:warm])  # the first call of a process is slow
+    start = time.perf_counter()
+    said = decoding.greedy(model, prompts)
+    seconds = time.perf_counter() - start
+    table = pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": index,
+            "kl_ld": levenshtein(said, truth),
+            "matched_prefix": matched_prefix(said, truth),
+            "cross_entropy": cross_entropy(model, prompts, truth),
+            "rms": weight_rms(model),
+        }
+    )
+    table.attrs["decoding_seconds"] = round(seconds, 4)
+    return table
+
+
+def perturbation_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    sigma: float | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+    collect: bool = True,
+) -> pd.DataFrame:
+    """What the model says after each of many random perturbations of its weights.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    sigma : standard deviation of the noise, in absolute weight units; None is the model's default.
+    draws : number of perturbations; draw d is the same whatever their number.
+    seed : of the noise.
+    collect : False is for tables larger than memory: they are measured and kept, and what is returned
+        is a line for each of their files, with columns model, step, rows, file.
+
+    Returns
+    -------
+    One line a (row, draw), columns model, step, index, sigma, draw, kl_ld (tokens).
+
+    Raises
+    ------
+    ValueError : draws below 1, or sigma or seed negative.
+    """
+    sigma = MODELS[name].sigma if sigma is None else sigma
+    _check_whole("draws", draws, 1)
+    _check_whole("seed", seed, 0)
+    _check_amount("sigma", sigma, "in weight units")
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    tasks = []
+    for settings in every:
+        settings |= {"sigma": sigma, "seed": seed}
+        if draws % DRAWS_PER_PART:  # a span that is cut short must not lie beside the full one
+            settings |= {"draws": draws}
+        for rows in _spans(len(tokens), SEQUENCES_PER_PART):
+            for drawn in _spans(draws, DRAWS_PER_PART):
+                span = {"rows": [rows.start, rows.stop], "draws": [drawn.start, drawn.stop]}
+                part = Part("perturbation", settings, span, of=draws * len(tokens))
+                these = range(drawn.start, drawn.stop)
+                size = len(tokens[rows]) * len(these)
+                tasks.append(_task(part, _perturbation_part, size, these, numbers[rows], tokens[rows]))
+    return _measured(tasks, scheduler, f"perturbations at sigma {sigma:g}", collect)
+
+
+def _perturbation_part(
+    info: ModelInfo, settings: Settings, draws: range, index: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
+    distances = []
+    for draw in draws:
+        model, prompts, truth = _ready(info, settings, tokens)
+        try:
+            with perturbed(model, settings["sigma"], settings["seed"], draw):
+                distances.append(kl_ld(model, prompts, truth))
+        except BaseException:
+            _held.clear()  # its weights may not all be restored
+            raise
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.tile(index, len(draws)),
+            "sigma": settings["sigma"],
+            "draw": np.repeat(np.array(draws), len(index)),
+            "kl_ld": np.concatenate(distances),
+        }
+    )
+
+
+def temperature_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    temperatures: Sequence[float],
+    samples: int = DRAWS,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+    collect: bool = True,
+) -> pd.DataFrame:
+    """What the model says when its continuations are sampled.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    temperatures : each is one set of samples.
+    samples : continuations per row and temperature.
+    seed : of the sampling.
+    collect : as for :func:`perturbation_table`.
+
+    Returns
+    -------
+    One line a (row, temperature, sample), columns model, step, index, temperature, sample, kl_ld
+    (tokens).
+
+    Raises
+    ------
+    ValueError : samples below 1, seed negative, or temperatures that are none, the same or negative.
+    """
+    _check_whole("samples", samples, 1)
+    _check_whole("seed", seed, 0)
+    if isinstance(temperatures, str | bytes) or not isinstance(temperatures, Sequence) or not temperatures:
+        raise ValueError(f"temperatures={temperatures!r}: give a list of them, [0.3, 1.0]")
+    for temperature in temperatures:
+        _check_amount("temperatures", temperature, "each")
+    if 0 in temperatures and samples > 1:
+        raise ValueError(f"at temperature 0 all {samples} samples are equal: ask for 1, or temperatures above 0")
+    if len(set(temperatures)) < len(temperatures):
+        raise ValueError(f"temperatures={temperatures!r}: give each once")
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    tasks = []
+    for settings in every:
+        settings |= {"samples": samples, "seed": seed}
+        for temperature in temperatures:
+            for rows in _spans(len(tokens), SAMPLED_PER_PART):
+                span = {"temperature": temperature, "rows": [rows.start, rows.stop]}
+                part = Part("temperature", settings, span, of=len(temperatures) * samples * len(tokens))
+                size = samples * len(tokens[rows])
+                arguments = temperature, [seed, rows.start], numbers[rows], tokens[rows]
+                tasks.append(_task(part, _temperature_part, size, *arguments))
+    return _measured(tasks, scheduler, "temperatures", collect)
+
+
+def _temperature_part(
+    info: ModelInfo, settings: Settings, temperature: float, seed: list[int], index: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
+    model, prompts, truth = _ready(info, settings, tokens)
+    samples = settings["samples"]
+    said = decoding.sample(model, prompts, temperature, samples, seed)  # (samples, n, l)
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.tile(index, samples),
+            "temperature": temperature,
+            "sample": np.repeat(np.arange(samples), len(truth)),
+            "kl_ld": levenshtein(said, truth).ravel(),
+        }
+    )
+
+
+def _spans(n: int, size: int) -> list[slice]:
+    """All of 0 .. n in slices of a size; one slice at least."""
+    return [slice(first, min(first + size, n)) for first in range(0, max(n, 1), size)]
+
+
+def _settings(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None,
+    dtype: str | None,
+    device: str | None,
+    scheduler: str | Client | None,
+) -> tuple[list[Settings], np.ndarray, np.ndarray]:
+    """What determines a measurement at each step, as JSON values; the rows' numbers (n,) and tokens (n, 96)."""
+    index = list(index)
+    tokens = np.concatenate([_heads(corpus, index[rows]) for rows in _spans(len(index), SEQUENCES_PER_PART)])
+    numbers = np.array(index, dtype=np.int64)
+    steps = [resolve_step(name, one) for one in (step if isinstance(step, Sequence) else [step])]
+    if not steps or len(set(steps)) < len(steps):
+        raise ValueError(f"step={step!r}: give a step, or several that differ")
+    settings = {
+        "model": name,
+        "dtype": dtype or MODELS[name].dtype,
+        "device": device or on_worker(scheduler, _device),
+        "prompt": PROMPT,
+        "continuation": CONTINUATION,
+        "index": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
+        "tokens": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
+    }
+    return [settings | {"step": step, "weights": weights_id(name, step)} for step in steps], numbers, tokens
+
+
+def _heads(corpus: Corpus, index: list[int]) -> np.ndarray:
+    """Prompts and continuations (n, 96) of rows, as they are sent to workers: whole rows may be long."""
+    return corpus[index][:, : PROMPT + CONTINUATION].astype(np.int32)
+
+
+def _task(part: Part, measure: Callable[..., pd.DataFrame], size: int, *arguments: Any) -> Task:
+    """A measurement whose worker needs the weights of these settings."""
+    settings = dict(part.settings)
+    info, needs = MODELS[settings["model"]], " ".join(_weights(settings))
+    return Task(part, measure, (info, settings, *arguments), size, needs)
+
+
+def _weights(settings: Settings) -> tuple[str, str, str]:
+    """What tells a loaded model from any other."""
+    return settings["weights"], settings["dtype"], settings["device"]
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _measured(tasks: list[Task], scheduler: str | Client | None, what: str, collect: bool = True) -> pd.DataFrame:
+    """The table of these parts, under the provenance of the last and the seconds of all; or where they are."""
+    tables = run(tasks, scheduler, what=what, unit="continuations", collect=collect)
+    if not collect:
+        files = [(*(t.part.settings[key] for key in ("model", "step")), t.size, str(t.part.path)) for t in tasks]
+        return pd.DataFrame(files, columns=["model", "step", "rows", "file"])
+    records = [part.attrs["provenance"] for part in tables]
+    table = pd.concat(tables, ignore_index=True)
+    steps = sorted({record["step"] for record in records})
+    table.attrs["provenance"] = records[-1] | {"steps": steps, "seconds": sum(record["seconds"] for record in records)}
+    return table
+
+
+def _ready(info: ModelInfo, settings: Settings, tokens: np.ndarray) -> tuple[PreTrainedModel, np.ndarray, np.ndarray]:
+    """The model of these settings, prompts and truth.
+
+    Raises
+    ------
+    BadInputError : it cannot be loaded as asked, is another model here, or cannot read these tokens.
+    """
+    try:
+        model = _loaded(info, settings)
+        as_tokens(model, tokens, "sequences")
+    except DamagedError:  # of this machine: another may have the file whole
+        raise
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+    return model, *split(tokens)
+
+
+_held: dict[tuple[str, ...], PreTrainedModel] = {}  # the model measured last: one at a time
+
+
+def _loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
+    """The model of these settings, loaded unless it is the one measured last.
+
+    Raises
+    ------
+    ValueError : it cannot be loaded as asked, or this machine has other weights under its name.
+    """
+    key = _weights(settings)
+    if key not in _held:
+        name, step = settings["model"], settings["step"]
+        try:
+            MODELS[name]
+        except ValueError:
+            MODELS.register(info)  # as in the process that asked
+        if weights_id(name, step) != settings["weights"]:
+            raise ValueError(
+                f"the weights of {name} at step {step} differ between machines: let all of them use one cache folder, "
+                "named by LMMEM_CACHE"
+            )
+        _held.clear()  # before the next is loaded, so that two never take memory at once
+        _held[key] = load_model(name, step, settings["dtype"], settings["device"])
+    return _held[key]

@@ -1,0 +1,320 @@
+"""Which sequences an experiment asks about, and what they are compared with. Asks no model.
+
+Of an organism they are canaries, whose presentations were randomised; of other models rows of the
+training data, beside rows that come later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from lmmem.corpora.corpus import Corpus
+from lmmem.corpora.published import counts_id, duplicate_counts, has_counts
+from lmmem.measures.complexity import z_complexity
+from lmmem.measures.repeats import NGRAM, count_repeats
+from lmmem.models.loading import load_tokenizer
+from lmmem.models.registry import MODELS, resolve_step
+from lmmem.protocol import CONTINUATION, split
+from lmmem.storage.results import measured
+
+__all__ = ["choose_blocks", "choose_sequences", "compare_with_window", "dose_sequences", "natural_passages"]
+
+CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
+MOST_PAIRS = 5_000  # all of the exposed are compared with all candidates
+WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
+PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
+
+
+def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFrame:
+    """The canaries of randomly chosen blocks: n sequences of every arm, each with its twins.
+
+    Parameters
+    ----------
+    corpus : of an organism.
+    n_sequences : how many of each arm.
+    seed : chooses the blocks.
+
+    Returns
+    -------
+    The lines of ``corpus.canaries`` in those blocks, with a column arm ("spread 16", "window 0").
+
+    Raises
+    ------
+    ValueError : the corpus has no canaries, or n_sequences is below 1 or above what there are.
+
+    >>> import lmmem
+    >>> choose_blocks(lmmem.training_data("pocket-mini"), 2).groupby("arm").size().unique()
+    array([2])
+    """
+    canaries = _canaries(corpus)
+    blocks = canaries.block.unique()
+    _check_n_sequences(n_sequences, len(blocks))
+    chosen = np.random.default_rng(seed).permutation(blocks)[:n_sequences]
+    canaries = canaries[canaries.block.isin(chosen)].reset_index(drop=True)
+    return canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+
+
+def choose_sequences(
+    name: str,
+    corpus: Corpus,
+    n_sequences: int,
+    step: int | None = None,
+    seed: int = 0,
+    *,
+    first_row: int | None = None,
+    min_complexity: float = 0.0,
+) -> pd.DataFrame:
+    """Sequences that the model has met by a step, each with an unexposed twin.
+
+    Of an organism these are canaries (:func:`choose_blocks`). Of other models, whose data nobody
+    has randomised: rows from `first_row` on, and rows that come in training only after `step`, paired
+    so that twins are of nearly equal z-complexity. That a row is met once says nothing of other rows with
+    the same text.
+
+    Parameters
+    ----------
+    name, step : the model.
+    corpus : its training data.
+    n_sequences : how many pairs.
+    seed : chooses them.
+    first_row : where the exposed ones begin; None is the paper's.
+    min_complexity : z-complexity of the exposed ones at least (the paper: 0.8).
+
+    Returns
+    -------
+    One line a sequence: block (the pair), group ("row"), presentations (1 or 0), index,
+    exposure_step, z_complexity, arm ("row 1", "row 0").
+
+    Raises
+    ------
+    ValueError : n_sequences is below 1 or above what there are; the rows are not met by that step;
+        or no row is left that comes after it.
+    """
+    if corpus.canaries is not None:
+        return choose_blocks(corpus, n_sequences, seed)
+    step, first_row = resolve_step(name, step), _first_row(name, first_row)
+    _check_n_sequences(n_sequences, MOST_PAIRS)
+    exposed = _candidates(name, corpus, first_row, n_sequences)
+    _check_met(name, corpus, exposed["index"].to_numpy(), step)
+    after = (step + 1 - corpus.exposure_lag) * corpus.rows_per_step  # the first row that is not met by then
+    if after + len(exposed) > len(corpus):
+        raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
+    twins = _candidates(name, corpus, after, n_sequences)
+    exposed = exposed[exposed.z_complexity >= min_complexity]
+    _check_n_sequences(n_sequences, len(exposed))
+    exposed = exposed.sample(n_sequences, random_state=seed).sort_values("index", ignore_index=True)
+    cost = np.abs(exposed.z_complexity.to_numpy()[:, None] - twins.z_complexity.to_numpy())
+    _, matched = linear_sum_assignment(cost)  # the pairs with the least differences in all
+    both = [exposed.assign(presentations=1), twins.iloc[matched].reset_index(drop=True).assign(presentations=0)]
+    table = pd.concat([side.assign(block=range(n_sequences), group="row") for side in both], ignore_index=True)
+    table["exposure_step"] = corpus.exposure_step(table["index"].to_numpy())
+    return table.assign(arm=table.group + " " + table.presentations.astype(str))
+
+
+def _candidates(name: str, corpus: Corpus, first: int, n_sequences: int) -> pd.DataFrame:
+    """Rows one after another from `first` on, several for each sequence wanted: index and z_complexity."""
+    index = np.arange(first, first + CANDIDATES * n_sequences)
+    texts = load_tokenizer(name).batch_decode(split(corpus[index])[1])
+    return pd.DataFrame({"index": index, "z_complexity": z_complexity(texts)})
+
+
+def natural_passages(
+    name: str,
+    corpus: Corpus,
+    n_sequences: int,
+    step: int | None = None,
+    seed: int = 0,
+    n: int = NGRAM,
+    *,
+    first_row: int | None = None,
+    n_rows: int = WINDOW,
+) -> pd.DataFrame:
+    """Passages of natural text that the model has seen, drawn evenly over how often they repeat.
+
+    Repeats are put into bins that double: 1, 2-3, 4-7 .. Of an organism they are counted among all
+    rows that it has been trained on at that step. Of Pythia they are the published counts of
+    :func:`lmmem.corpora.published.duplicate_counts`, over all of its training data, for the rows
+    that are chosen among. For other models none are published: theirs are counted among those rows.
+
+    Parameters
+    ----------
+    name, step : the model.
+    corpus : its training data.
+    n_sequences : how many of each bin; a bin with fewer gives all it has.
+    seed : chooses the passages.
+    n : tokens of a shared run, as for :func:`lmmem.count_repeats`; published counts are of 32.
+    first_row, n_rows : where the rows that are chosen among begin (None is the paper's), and how
+        many they are; not for organisms.
+
+    Returns
+    -------
+    One line a passage: index, repeats (rows, itself included), bin (its lower end), z_complexity.
+
+    Raises
+    ------
+    ValueError : as for :func:`choose_blocks`.
+    """
+    step = resolve_step(name, step)
+    if corpus.canaries is not None:
+        table = _repeats_in_training(name, corpus, n_sequences, step, n)
+    elif has_counts(name):
+        table = _published_repeats(name, _window(name, corpus, n_sequences, step, first_row, n_rows))
+    else:
+        index = _window(name, corpus, n_sequences, step, first_row, n_rows)
+        table = _window_repeats(name, corpus, index, index, n)
+    provenance = table.attrs["provenance"]
+    table["bin"] = 2 ** np.floor(np.log2(table.repeats)).astype(int)
+    table = table.sample(frac=1, random_state=seed).groupby("bin").head(n_sequences)
+    table = table.sort_values(["bin", "index"], ignore_index=True)
+    texts = load_tokenizer(name).batch_decode(split(corpus[table["index"].to_numpy()])[1])
+    table["z_complexity"] = z_complexity(texts)
+    table.attrs["provenance"] = provenance
+    return table
+
+
+def _repeats_in_training(name: str, corpus: Corpus, n_sequences: int, step: int, n: int) -> pd.DataFrame:
+    """Index and repeats of every natural row of an organism, among all it has been trained on."""
+    seen = min(step * corpus.rows_per_step, corpus.trained_rows)
+    presented = set(corpus.presented["index"]) if corpus.presented is not None else set()
+    natural = np.array([index for index in range(seen) if index not in presented], dtype=np.int64)
+    _check_n_sequences(n_sequences, len(natural))
+    settings = {"model": name, "step": step, "n": n, "rows": hashlib.sha256(corpus[:seen].tobytes()).hexdigest()[:16]}
+
+    def measure() -> pd.DataFrame:
+        queries = split(corpus[natural])[1]
+        return pd.DataFrame({"index": natural, "repeats": count_repeats(queries, corpus[:seen], n)})
+
+    return measured("repeats", settings, measure)
+
+
+def _published_repeats(name: str, index: np.ndarray) -> pd.DataFrame:
+    """Index and published repeats of rows one after another, of Pythia."""
+    settings = {"model": name, "first": int(index[0]), "rows": len(index), "counts": counts_id(name)}
+    return measured(
+        "repeats", settings, lambda: pd.DataFrame({"index": index, "repeats": duplicate_counts(name, index)})
+    )
+
+
+def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: int | None, n_rows: int) -> np.ndarray:
+    """The numbers of rows one after another that the model has met."""
+    first = _first_row(name, first_row)
+    if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
+        raise ValueError(f"n_rows={n_rows!r}: give a whole number of rows to choose among, 1 or more")
+    index = np.arange(first, min(first + n_rows, len(corpus)))
+    _check_n_sequences(n_sequences, len(index))
+    _check_met(name, corpus, index, step)
+    return index
+
+
+def _window_repeats(
+    name: str, corpus: Corpus, index: np.ndarray, window: np.ndarray, n: int, length: int = CONTINUATION
+) -> pd.DataFrame:
+    """Index of each row and how many rows of a window share n tokens with the first of its continuation."""
+    queries, rows = split(corpus[index])[1][:, :length], corpus[window]
+    digest = hashlib.sha256(queries.tobytes() + rows.tobytes()).hexdigest()[:16]
+    settings = {"model": name, "n": n, "length": length, "window": len(window), "tokens": digest}
+
+    def measure() -> pd.DataFrame:
+        return pd.DataFrame({"index": index, "repeats": count_repeats(queries, rows, n)})
+
+    return measured("repeats", settings, measure)
+
+
+def compare_with_window(
+    name: str,
+    corpus: Corpus,
+    passages: pd.DataFrame,
+    step: int | None = None,
+    *,
+    first_row: int | None = None,
+    n_rows: int = WINDOW,
+) -> pd.DataFrame:
+    """Repeats over all of the training data beside our own count in a window of it, which is a sample.
+
+    Of an organism the window is every fourth row that it has been trained on (canaries come more
+    often at some times); of Pythia the rows that its passages were chosen among, and the run is the
+    one whose repeats are published, the first 32 tokens of the continuation.
+
+    Parameters
+    ----------
+    name, corpus, step, first_row, n_rows : as for :func:`natural_passages`.
+    passages : as that gives them.
+
+    Returns
+    -------
+    One line a passage: index, repeats, expected (other rows that repeat it, times the share of
+    them that is the window), found (other rows of the window that do), window (rows of it), of
+    (rows in all). No lines for models whose repeats are not known over all of their training data.
+    """
+    index, step = passages["index"].to_numpy(), resolve_step(name, step)
+    total = min(step * corpus.rows_per_step, corpus.trained_rows)
+    if corpus.canaries is not None:
+        window, n, length = np.arange(0, total, 4), NGRAM, CONTINUATION
+    elif has_counts(name):
+        total = corpus.trained_rows
+        window, n, length = _window(name, corpus, 1, step, first_row, n_rows), PUBLISHED_NGRAM, PUBLISHED_NGRAM
+    else:
+        return pd.DataFrame(columns=["index", "repeats", "expected", "found", "window", "of"])
+    inside = np.isin(index, window)
+    found = _window_repeats(name, corpus, index, window, n, length).repeats.to_numpy() - inside
+    expected = (passages.repeats.to_numpy() - 1) * (len(window) - inside) / (total - 1)
+    table = pd.DataFrame({"index": index, "repeats": passages.repeats.to_numpy(), "expected": expected, "found": found})
+    return table.assign(window=len(window), of=total)
+
+
+def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+    """Natural passages in the place of canaries: arms by their repeats, and rows not yet met as arm 0.
+
+    For models whose data nobody has randomised. Nothing here is causal: passages that repeat are
+    of another kind than those that do not.
+
+    Parameters
+    ----------
+    passages : as :func:`natural_passages` gives them; bins that are not full are left out.
+    twins : as :func:`choose_sequences` gives them.
+
+    Returns
+    -------
+    One line a sequence: index, presentations (the lower end of the bin, 0 for unexposed),
+    z_complexity, group ("natural"), block (the rank by z-complexity within the arm).
+    """
+    unexposed = twins[twins.presentations == 0]
+    sizes = passages.groupby("bin")["index"].transform("size")
+    full = passages[sizes >= len(unexposed)]
+    arms = pd.concat([unexposed, full.assign(presentations=full.bin)], ignore_index=True)
+    arms = arms.sort_values(["presentations", "z_complexity"], ignore_index=True).assign(group="natural")
+    arms["block"] = arms.groupby("presentations").cumcount()
+    return arms[["index", "presentations", "z_complexity", "group", "block"]]
+
+
+def _first_row(name: str, first_row: int | None) -> int:
+    first_row = MODELS[name].paper_row if first_row is None else first_row
+    if first_row is None:
+        raise ValueError(f"give first_row: where the sequences that {name} is to be asked about begin")
+    return first_row
+
+
+def _check_met(name: str, corpus: Corpus, index: np.ndarray, step: int) -> None:
+    latest = int(np.max(corpus.exposure_step(index)))
+    if latest > step:
+        raise ValueError(
+            f"rows {index[0]} .. {index[-1]} are met by {name} until step {latest}, after the measured step {step}: "
+            "choose a later step or earlier rows"
+        )
+
+
+def _canaries(corpus: Corpus) -> pd.DataFrame:
+    if corpus.canaries is None:
+        raise ValueError("this corpus has no canaries (sequences whose presentations are known); that of 'pocket' has")
+    return corpus.canaries
+
+
+def _check_n_sequences(n_sequences: int, available: int) -> None:
+    if isinstance(n_sequences, bool) or not isinstance(n_sequences, int) or not 1 <= n_sequences <= available:
+        raise ValueError(
+            f"n_sequences={n_sequences!r}: give a whole number per arm, from 1 to the {available} there are"
+        )

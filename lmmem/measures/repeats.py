@@ -1,0 +1,127 @@
+"""How often a passage recurs in training data: exact counts of rows that share a run of tokens with it.
+
+What it computes, in one line of naive Python::
+
+    [sum(any(q[i:i+n] == r[j:j+n] for i in ... for j in ...) for r in rows) for q in queries]
+
+Page 01 counts with it what nobody has counted before. It reads the rows once, in order, gives every
+window of n tokens a hash, and compares token by token those whose hash belongs to a query.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from lmmem.measures.tokens import checked_tokens
+
+__all__ = ["NGRAM", "count_repeats"]
+
+NGRAM = 30  # tokens; the paper counts rows that share a contiguous run of at least 30
+READ_TOKENS = 2**24  # read at a time
+CHUNK_TOKENS = 2**18  # hashed at a time
+
+
+def count_repeats(queries: ArrayLike, rows: Any, n: int = NGRAM) -> np.ndarray:
+    """Number of rows that share a contiguous run of at least n tokens with each query.
+
+    Parameters
+    ----------
+    queries : (q, l) token ids, for instance continuations; 100,000 of them are no trouble.
+    rows : (m, w) token ids: an array, a memory map, ``training_data("pythia1b").rows``, or anything
+        with a length whose slices are such arrays. Read in order, once, in constant memory.
+    n : length of the run in tokens, 1 .. min(l, w).
+
+    Returns
+    -------
+    (q,) int64, counts of rows; a query that is itself one of the rows counts itself.
+
+    Raises
+    ------
+    ValueError : n does not fit the shapes, or an id is negative or above 1,048,575.
+
+    Source: the paper's repeat count (rows that share >= 30 tokens with the sequence).
+
+    >>> count_repeats([[1, 2, 3]], [[0, 1, 2, 9], [2, 1, 3, 2], [1, 2, 3, 4]], n=2)
+    array([2])
+    """
+    queries = np.asarray(queries)
+    rows = np.asarray(rows) if isinstance(rows, (list, tuple)) else rows
+    head = np.asarray(rows[0 : min(1, len(rows))])
+    if queries.ndim != 2 or head.ndim != 2:
+        raise ValueError(f"expected two matrices of token ids, got shapes {queries.shape} and {head.shape}")
+    width, longest = head.shape[1], min(queries.shape[1], head.shape[1])
+    if not 1 <= n <= longest:
+        raise ValueError(f"n={n} does not fit: a run of n tokens needs 1 <= n <= {longest} here")
+    counts = np.zeros(len(queries), dtype=np.int64)
+    if not len(queries) or not len(rows):
+        return counts
+    search = _Search(checked_tokens(queries, "queries"), n)
+    read, hashed = max(1, READ_TOKENS // width), max(1, CHUNK_TOKENS // width)
+    for first in range(0, len(rows), read):
+        there = checked_tokens(rows[first : min(first + read, len(rows))], "rows")
+        for at in range(0, len(there), hashed):
+            counts += search.count(there[at : at + hashed])
+    return counts
+
+
+class _Search:
+    """The queries' windows of n tokens, ready to be looked for."""
+
+    def __init__(self, queries: np.ndarray, n: int) -> None:
+        self.tokens, self.n = queries.ravel(), n
+        q, per_query = len(queries), queries.shape[1] - n + 1
+        starts = (np.arange(q)[:, None] * queries.shape[1] + np.arange(per_query)).ravel()
+        for seed in itertools.count():  # until no two different windows of queries have one hash
+            self.seed = seed
+            hashes = _hashes(queries, n, seed).ravel()
+            self.hashes, first, place = np.unique(hashes, return_index=True, return_inverse=True)
+            self.starts = starts[first]
+            if _same(self.tokens, starts, self.tokens, self.starts[place], n).all():
+                break
+        query = np.arange(len(starts)) // per_query
+        shape = len(self.hashes), q
+        self.held_by = sparse.csr_array((np.ones(len(place), np.int32), (place, query)), shape=shape)  # window, query
+        bits = min(27, max(10, int(16 * len(self.hashes)).bit_length()))
+        self.shift = np.uint64(64 - bits)
+        self.seen = np.zeros(2**bits, dtype=bool)  # a first, coarse answer to whether a hash is among them
+        self.seen[self.hashes >> self.shift] = True
+
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """For each query, how many of these rows share a window with it: (q,) int64."""
+        hashes = _hashes(rows, self.n, self.seed)
+        row, offset = np.nonzero(self.seen[hashes >> self.shift])
+        wanted = hashes[row, offset]
+        place = np.searchsorted(self.hashes, wanted).clip(max=len(self.hashes) - 1)
+        alike = self.hashes[place] == wanted
+        row, offset, place = row[alike], offset[alike], place[alike]
+        same = _same(rows.ravel(), row * rows.shape[1] + offset, self.tokens, self.starts[place], self.n)
+        ones, where = np.ones(same.sum(), np.int32), (row[same], place[same])
+        holds = sparse.csr_array((ones, where), shape=(len(rows), len(self.hashes)))  # row, window
+        return np.bincount((holds @ self.held_by).indices, minlength=self.held_by.shape[1])
+
+
+def _hashes(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """A number of 64 bits for each window of n tokens: (m, w) -> (m, w - n + 1).
+
+    The sum of token j of the window times b^j, modulo 2^64, for an odd b: as differences of one
+    running sum, which an odd b allows to be divided by its powers.
+    """
+    base = int(np.random.default_rng(seed).integers(2**61, 2**62)) * 2 + 1
+    width = rows.shape[1]
+    powers, inverses = (np.cumprod(np.array([1] + [b] * (width - 1), np.uint64)) for b in (base, pow(base, -1, 2**64)))
+    sums = np.zeros((len(rows), width + 1), np.uint64)
+    np.cumsum((rows.astype(np.uint64) + np.uint64(1)) * powers, axis=1, out=sums[:, 1:])
+    return (sums[:, n:] - sums[:, :-n]) * inverses[: width - n + 1]
+
+
+def _same(a: np.ndarray, starts: np.ndarray, b: np.ndarray, others: np.ndarray, n: int) -> np.ndarray:
+    """Whether the n tokens of a from each of `starts` on are those of b from its partner in `others` on."""
+    same = np.ones(len(starts), dtype=bool)
+    for j in range(n):
+        same &= a[starts + j] == b[others + j]
+    return same

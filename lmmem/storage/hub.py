@@ -1,0 +1,253 @@
+"""Files on the Hugging Face Hub, read by the byte range. Knows nothing of what is in them.
+
+Everything goes through huggingface_hub: its addresses, login, retries and offline mode. What this
+adds is that a range is either exactly the bytes asked for, of the file that was listed, or an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub as hf
+from huggingface_hub import errors
+from huggingface_hub.utils import build_hf_headers, get_session
+
+from lmmem.storage.files import DamagedError, cache_folder, keep
+
+__all__ = ["HubFile", "Listing", "download", "listing", "read_range"]
+
+TRIES = 6  # of one range
+PAUSE, PATIENCE = 0.5, 60  # seconds before the second try of a range; before any, at most
+TIMEOUT = 30  # seconds without a byte
+AGAIN = (408, 429, 500, 502, 503, 504)
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+_listings: dict[tuple[str, ...], Listing] = {}  # asked for once, so that a process sees one commit of a branch
+_locations: dict[HubFile, str] = {}  # where the bytes of a file lie, as the Hub told this process
+_locks: defaultdict[HubFile, threading.Lock] = defaultdict(threading.Lock)  # each is asked for by one thread
+
+
+@dataclasses.dataclass(frozen=True)
+class HubFile:
+    """One file of a repository at one commit.
+
+    Attributes
+    ----------
+    repo, repo_type, commit, path : where it is.
+    size : bytes.
+    etag : what the Hub calls this content: the SHA-256 of a large file, a git hash of a small one.
+    """
+
+    repo: str
+    repo_type: str
+    commit: str
+    path: str
+    size: int
+    etag: str
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes ``start .. stop - 1``, as :func:`read_range` gives them."""
+        return read_range(self, start, stop)
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.path}@{self.commit[:12]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The files of a repository at a commit, by path."""
+
+    repo: str
+    commit: str
+    files: dict[str, HubFile]
+
+
+def listing(repo: str, revision: str = "main", repo_type: str = "model") -> Listing:
+    """Which commit a revision is, and its files with their sizes.
+
+    One request for the life of the process, so that a branch which moves meanwhile does not mix two
+    commits. What the Hub said is kept, and used with a warning if it cannot be asked another time.
+
+    Parameters
+    ----------
+    repo : "owner/name" on the Hub.
+    revision : branch, tag or commit.
+    repo_type : "model" or "dataset".
+
+    Raises
+    ------
+    PermissionError : the Hub wants a login.
+    ValueError : there is no such repository or revision.
+    ConnectionError : the Hub cannot be reached, and this revision has not been listed before.
+    """
+    key = (hf.constants.ENDPOINT, repo_type, repo, revision)
+    if key not in _listings:
+        _listings[key] = _listing(key)
+    return _listings[key]
+
+
+def _listing(key: tuple[str, str, str, str]) -> Listing:
+    _, repo_type, repo, revision = key
+    name = f"{repo.replace('/', '--')}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    kept = cache_folder() / "hub" / name
+    try:
+        with _plain_errors(f"{repo} at {revision}"):
+            info = hf.HfApi().repo_info(repo, revision=revision, repo_type=repo_type, files_metadata=True)
+    except ConnectionError as error:
+        try:
+            commit, files = json.loads(kept.read_text())
+        except (OSError, ValueError):
+            raise error from None
+        if not hf.constants.HF_HUB_OFFLINE:
+            warnings.warn(f"{error}; going on with its commit {commit[:12]}, as listed before", stacklevel=4)
+    else:
+        commit, siblings = str(info.sha), getattr(info, "siblings", None) or []
+        files = [[s.rfilename, s.size, s.lfs.sha256 if s.lfs else s.blob_id] for s in siblings]
+        with keep(kept) as part:
+            part.write_text(json.dumps([commit, files]))
+    found = {path: HubFile(repo, repo_type, commit, path, size or 0, etag) for path, size, etag in files}
+    return Listing(repo, commit, found)
+
+
+def download(file: HubFile) -> Path:
+    """A file on this machine: in the cache of huggingface_hub, fetched if it is not there.
+
+    Raises
+    ------
+    PermissionError, ConnectionError : as for :func:`listing`.
+    """
+    with _plain_errors(str(file)):
+        path = hf.hf_hub_download(file.repo, file.path, repo_type=file.repo_type, revision=file.commit)
+    return Path(path)
+
+
+def read_range(file: HubFile, start: int, stop: int) -> bytes:
+    """The bytes ``start .. stop - 1`` of a file, and nothing more over the wire.
+
+    Tries again, with growing pauses or those the server asks for, when a connection breaks or the
+    server is busy.
+
+    Raises
+    ------
+    ValueError : the range is not within the file.
+    DamagedError : the file on the server is not the one that was listed, or the server sends
+        something else than the range.
+    PermissionError, ConnectionError : as for :func:`listing`.
+    """
+    if not 0 <= start < stop <= file.size:
+        raise ValueError(f"bytes {start} .. {stop - 1} are not within {file}, which has {file.size}")
+    problem, pause = "", float(PAUSE)
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(min(pause, PATIENCE))
+            pause *= 2
+        with _plain_errors(str(file)):
+            location = _locate(file)
+        try:
+            answer = _get(file, location, start, stop)
+        except errors.OfflineModeIsEnabled as error:
+            raise ConnectionError(_offline(str(file))) from error
+        except OSError as error:  # a broken connection, at any point
+            problem = str(error)
+            continue
+        if isinstance(answer, bytes):
+            return answer
+        problem, wanted_pause = answer
+        pause = max(pause, wanted_pause)
+        _locations.pop(file, None)  # the address may have run out
+    raise ConnectionError(f"{file}: bytes {start} .. {stop - 1} could not be read in {TRIES} tries; last: {problem}")
+
+
+def _get(file: HubFile, location: str, start: int, stop: int) -> bytes | tuple[str, float]:
+    """The bytes, or why another try may do better and after how many seconds."""
+    ours = urlsplit(location).netloc == urlsplit(hf.constants.ENDPOINT).netloc
+    headers = build_hf_headers() if ours else {}  # a token is for the Hub alone
+    headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    session = get_session()
+    parts, got = [], 0
+    try:
+        with session.stream("GET", location, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
+            status = response.status_code
+            if status in AGAIN or status in (401, 403):
+                after = response.headers.get("Retry-After", "")
+                return f"the server answered {status}", float(after) if after.isdigit() else 0.0
+            if status == 200:
+                raise DamagedError(
+                    f"{file}: the server ignores byte ranges and would send all {file.size:,} bytes; nothing was read"
+                )
+            expected = f"bytes {start}-{stop - 1}/{file.size}"
+            if status != 206 or response.headers.get("Content-Range") != expected:
+                said = response.headers.get("Content-Range")
+                raise DamagedError(f"{file}: asked for {expected!r}, the server answered {status} with {said!r}")
+            for part in response.iter_bytes():
+                parts.append(part)
+                got += len(part)
+                if got > stop - start:
+                    break
+    except (DamagedError, OSError):
+        raise
+    except Exception as error:  # the errors of whichever HTTP client huggingface_hub uses
+        return f"{type(error).__name__}: {error}", 0.0
+    if got != stop - start:
+        return f"the connection ended after {got} of {stop - start} bytes", 0.0
+    return b"".join(parts)
+
+
+def _locate(file: HubFile) -> str:
+    with _locks[file]:
+        if file not in _locations:
+            address = hf.hf_hub_url(file.repo, file.path, repo_type=file.repo_type, revision=file.commit)
+            seen = hf.get_hf_file_metadata(address, timeout=TIMEOUT, retry_on_errors=True)
+            if (seen.size, seen.etag) != (file.size, file.etag):
+                raise DamagedError(
+                    f"{file} is {seen.size} bytes with ETag {seen.etag} on the server, "
+                    f"and was listed as {file.size} bytes with ETag {file.etag}: it has changed"
+                )
+            _locations[file] = seen.location
+        return _locations[file]
+
+
+@contextmanager
+def _plain_errors(what: str) -> Iterator[None]:
+    """One line that says what to do, for whatever huggingface_hub raises."""
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise PermissionError(f"{what}: access has to be granted on the Hub first; then {LOGIN}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(f"{what}: the Hub has no such repository, or it is private ({LOGIN})") from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(f"{what}: the repository has no such revision") from error
+    except errors.LocalEntryNotFoundError as error:
+        if hf.constants.HF_HUB_OFFLINE:
+            raise ConnectionError(_offline(what)) from error
+        raise ConnectionError(f"{what}: the Hub cannot be reached ({error.__cause__ or error})") from error
+    except errors.EntryNotFoundError as error:
+        raise ValueError(f"{what}: the repository has no such file") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise ConnectionError(_offline(what)) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise PermissionError(f"{what}: the Hub refuses access ({status}); {LOGIN}") from error
+        raise ConnectionError(f"{what}: the Hub answered {status}; try again later") from error
+    except (DamagedError, ConnectionError, PermissionError):
+        raise
+    except Exception as error:
+        if type(error).__module__.split(".")[0].startswith("httpx"):  # its client's, when the network fails
+            raise ConnectionError(f"{what}: the Hub cannot be reached ({error})") from error
+        raise
+
+
+def _offline(what: str) -> str:
+    return f"{what} has not been fetched before, and HF_HUB_OFFLINE forbids fetching it: unset it once"

@@ -1,0 +1,274 @@
+"""Measurements as tables, against the same thing done by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lmmem
+from lmmem.experiments import measurements as experiments
+from lmmem.storage.files import cache_folder
+
+NAME = "pocket-mini"
+INDEX = [5, 900, 3]  # not sorted, on purpose
+
+
+@pytest.fixture(scope="module")
+def cut(mini_corpus):
+    return lmmem.split(mini_corpus[INDEX])
+
+
+def test_kl_ld_is_the_distance_of_the_greedy_continuation(mini, cut):
+    prompts, truth = cut
+    expected = lmmem.levenshtein(lmmem.greedy(mini, prompts), truth)
+    np.testing.assert_array_equal(lmmem.kl_ld(mini, prompts, truth), expected)
+
+
+def test_greedy_table_is_what_the_model_says(mini, mini_corpus, cut):
+    prompts, truth = cut
+    table = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    np.testing.assert_array_equal(table["index"], INDEX)
+    np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, prompts, truth))
+    np.testing.assert_array_equal(table.matched_prefix, lmmem.matched_prefix(lmmem.greedy(mini, prompts), truth))
+    np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, prompts, truth))
+    assert set(table.step) == {120}
+    assert table.attrs["provenance"]["dtype"] == "float32"
+
+
+def test_steps_are_measured_apart(mini_corpus):
+    early = experiments.greedy_table(NAME, mini_corpus, INDEX, 6)
+    assert set(early.step) == {6}
+    assert (early.cross_entropy > experiments.greedy_table(NAME, mini_corpus, INDEX).cross_entropy).all()
+
+
+def test_perturbation_table_is_each_draw_by_hand(mini, mini_corpus, cut):
+    table = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
+    assert len(table) == 12 * len(INDEX)
+    for draw in (0, 9, 11):
+        with lmmem.perturbed(mini, 0.05, seed=3, draw=draw):
+            expected = lmmem.kl_ld(mini, *cut)
+        found = table[table.draw == draw]
+        np.testing.assert_array_equal(found["index"], INDEX)
+        np.testing.assert_array_equal(found.kl_ld, expected)
+    assert table.kl_ld.nunique() > 1
+
+
+def test_more_draws_keep_the_first_ones(mini_corpus):
+    few = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
+    more = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=20, seed=3)
+    pd.testing.assert_frame_equal(few, more[more.draw < 12].reset_index(drop=True))
+
+
+def test_interrupted_draws_go_on_from_the_last_whole_part(mini_corpus):
+    settings = {"index": INDEX, "sigma": 0.05, "draws": 20, "seed": 8}
+    folder = cache_folder() / "results" / "perturbation"
+    before = set(folder.rglob("*.parquet"))
+    whole = experiments.perturbation_table(NAME, mini_corpus, **settings)
+    first, second = sorted(set(folder.rglob("*.parquet")) - before, key=lambda path: path.stat().st_mtime_ns)
+    kept = first.stat().st_mtime_ns
+    second.write_bytes(second.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=f"{second.name} is damaged"):
+        again = experiments.perturbation_table(NAME, mini_corpus, **settings)
+    pd.testing.assert_frame_equal(again, whole)
+    assert first.stat().st_mtime_ns == kept
+    assert second.stat().st_size > 100
+
+
+def test_blocks_of_sequences_change_nothing(mini_corpus, monkeypatch):
+    whole = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
+    monkeypatch.setattr(experiments, "SEQUENCES_PER_PART", 2)
+    parts = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
+    key = ["draw", "index"]
+    pd.testing.assert_frame_equal(
+        parts.sort_values(key, ignore_index=True), whole.sort_values(key, ignore_index=True), check_like=False
+    )
+
+
+def test_other_tokens_under_one_index_are_measured_apart(mini_corpus):
+    ours = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    turned = dataclasses.replace(mini_corpus, rows=np.asarray(mini_corpus.rows)[::-1])
+    theirs = experiments.greedy_table(NAME, turned, INDEX)
+    assert (ours.cross_entropy != theirs.cross_entropy).all()
+
+
+def test_no_sequences_give_an_empty_table(mini_corpus):
+    table = experiments.greedy_table(NAME, mini_corpus, [])
+    assert len(table) == 0
+    assert list(table.columns) == list(experiments.greedy_table(NAME, mini_corpus, INDEX).columns)
+
+
+def test_sequence_outside_the_corpus_is_refused(mini_corpus):
+    with pytest.raises(IndexError, match="outside the corpus"):
+        experiments.greedy_table(NAME, mini_corpus, [len(mini_corpus)])
+
+
+def test_fraction_is_no_row_number(mini_corpus):
+    with pytest.raises(TypeError, match="whole number"):
+        experiments.greedy_table(NAME, mini_corpus, [0.5])
+
+
+def test_default_sigma_is_the_model_s(mini_corpus):
+    table = experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=1)
+    assert set(table.sigma) == {lmmem.MODELS[NAME].sigma}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"draws": 0}, "draws=0: give a whole number, 1 or more"),
+        ({"sigma": -0.1}, "sigma=-0.1: give a number, 0 or more"),
+        ({"sigma": float("nan")}, "sigma=nan: give a number, 0 or more"),
+        ({"seed": -1}, "seed"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"step": 7}, "nearest: 6 and 12"),
+    ],
+)
+def test_impossible_perturbations_are_refused(mini_corpus, settings, message):
+    with pytest.raises(ValueError, match=message):
+        experiments.perturbation_table(NAME, mini_corpus, INDEX, **settings)
+
+
+def test_temperature_table_is_each_sample_by_hand(mini, mini_corpus, cut):
+    table = experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.5, 1.0], samples=4, seed=2)
+    assert len(table) == 2 * 4 * len(INDEX)
+    prompts, truth = cut
+    said = lmmem.sample(mini, prompts, 0.5, 4, seed=2)
+    found = table[(table.temperature == 0.5) & (table["sample"] == 3)]
+    np.testing.assert_array_equal(found["index"], INDEX)
+    np.testing.assert_array_equal(found.kl_ld, lmmem.levenshtein(said[3], truth))
+
+
+def test_several_samples_at_temperature_zero_are_refused(mini_corpus):
+    with pytest.raises(ValueError, match="at temperature 0 all 4 samples are equal"):
+        experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0], samples=4)
+
+
+def test_one_model_is_held_at_a_time_and_not_loaded_twice(mini_corpus, monkeypatch):
+    loads = []
+    load = experiments.load_model
+    monkeypatch.setattr(experiments, "load_model", lambda *given: loads.append(given[1]) or load(*given))
+    experiments._held.clear()
+    experiments.greedy_table(NAME, mini_corpus, [11, 12], 6)
+    experiments.perturbation_table(NAME, mini_corpus, [11, 12], 6, draws=2, seed=77)
+    assert loads == [6]
+    experiments.greedy_table(NAME, mini_corpus, [11, 12], 12)
+    assert loads == [6, 12]
+    assert len(experiments._held) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "continuations", "said"), [(0.2, 100, "20 s"), (0.2, 3_000, "10 min"), (9.0, 4_000, "10.0 h")]
+)
+def test_time_needed_is_said_in_a_fitting_unit(seconds, continuations, said):
+    table = pd.DataFrame()
+    table.attrs["provenance"] = {"decoding_seconds": seconds}
+    assert experiments.time_needed(table, continuations).startswith(f"about {said}, ")
+
+
+def test_steps_of_one_sweep_are_those_measured_apart(mini_corpus):
+    options = {"sigma": 0.02, "draws": 3, "seed": 8}
+    both = experiments.perturbation_table(NAME, mini_corpus, INDEX, [12, 6], **options)
+    apart = [experiments.perturbation_table(NAME, mini_corpus, INDEX, step, **options) for step in (12, 6)]
+    pd.testing.assert_frame_equal(both, pd.concat(apart, ignore_index=True))
+    assert both.attrs["provenance"]["steps"] == [6, 12]
+    greedy = experiments.greedy_table(NAME, mini_corpus, INDEX, [12, 6])
+    assert greedy.step.tolist() == [12] * 3 + [6] * 3
+    sampled = experiments.temperature_table(NAME, mini_corpus, INDEX, [12, 6], temperatures=[0.5], samples=2)
+    assert sampled.step.tolist() == [12] * 6 + [6] * 6
+
+
+@pytest.mark.parametrize("step", [[], [6, 6]])
+def test_steps_that_are_none_or_the_same_are_refused(mini_corpus, step):
+    with pytest.raises(ValueError, match="give a step, or several that differ"):
+        experiments.greedy_table(NAME, mini_corpus, INDEX, step)
+
+
+def test_blocks_of_samples_differ_and_are_drawn_by_their_first_row(mini, mini_corpus, monkeypatch):
+    monkeypatch.setattr(experiments, "SAMPLED_PER_PART", 2)
+    index = [3, 5, 3]
+    table = experiments.temperature_table(NAME, mini_corpus, index, temperatures=[1.0], samples=9, seed=2)
+    prompts, truth = lmmem.split(mini_corpus[index])
+    blocks = [lmmem.sample(mini, prompts[rows], 1.0, 9, [2, rows.start]) for rows in (slice(0, 2), slice(2, 3))]
+    assert (blocks[0][:, 0] != blocks[1][:, 0]).any()
+    expected = np.concatenate(
+        [lmmem.levenshtein(blocks[0], truth[:2]).ravel(), lmmem.levenshtein(blocks[1], truth[2:]).ravel()]
+    )
+    np.testing.assert_array_equal(table.kl_ld, expected)
+
+
+ODD = st.one_of(
+    *(st.none(), st.booleans(), st.text(max_size=3), st.integers(-3, 2), st.floats(), st.binary(max_size=2)),
+    st.lists(st.one_of(st.floats(), st.integers(-2, 2), st.text(max_size=2)), max_size=3),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)
+MEASURES = {
+    "perturbation_table": {"sigma": 0.01, "draws": 1, "seed": 0},
+    "temperature_table": {"temperatures": [0.5], "samples": 1, "seed": 0},
+}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(measure=st.sampled_from(sorted(MEASURES)), data=st.data())
+def test_odd_parameters_are_named_or_measured(mini_corpus, measure, data):
+    name = data.draw(st.sampled_from(sorted(MEASURES[measure])))
+    value = data.draw(ODD)
+    try:
+        table = getattr(experiments, measure)(NAME, mini_corpus, [3], **MEASURES[measure] | {name: value})
+    except ValueError as error:
+        assert str(error).startswith(f"{name}=")
+        assert ": give " in str(error)
+    else:
+        assert table.kl_ld.between(0, 64).all()
+        known = lmmem.MODELS[NAME].sigma if value is None else value
+        assert name in ("seed", "draws", "samples") or set(np.atleast_1d(known)) == set(table[name.removesuffix("s")])
+
+
+def test_draws_that_fill_no_block_do_not_lie_beside_those_that_do(mini_corpus):
+    options = {"sigma": 0.03, "seed": 9, "collect": False}
+    files = {
+        draws: experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=draws, **options).file
+        for draws in (10, 12, 20)
+    }
+    folders = {draws: {Path(file).parent for file in found} for draws, found in files.items()}
+    assert folders[10] == folders[20] != folders[12]
+    for draws in (12, 20):
+        (folder,) = folders[draws]
+        table = pd.read_parquet(folder)
+        assert not table[["draw", "index"]].duplicated().any()
+        assert len(table) == draws * len(INDEX)
+
+
+def test_interruption_never_leaves_a_disturbed_model_behind(mini_corpus, monkeypatch):
+    expected = experiments.greedy_table(NAME, mini_corpus, [7, 8, 9])
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "kl_ld", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            experiments.perturbation_table(NAME, mini_corpus, [7, 8, 9], draws=10, sigma=0.07)
+    assert not experiments._held
+    again = experiments.greedy_table(NAME, mini_corpus, [9, 8, 7])
+    np.testing.assert_array_equal(again.kl_ld, expected.kl_ld[::-1])
+
+
+def test_table_that_is_not_collected_lies_in_the_files_it_names(mini_corpus):
+    options = {"sigma": 0.03, "draws": 12, "seed": 4}
+    files = experiments.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options, collect=False)
+    assert files.step.tolist() == [6, 6, 12, 12]
+    assert files.rows.tolist() == [30, 6, 30, 6]
+    expected = experiments.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options)
+    found = pd.concat([pd.read_parquet(file) for file in files.file], ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_workers_are_sent_no_more_of_a_row_than_is_asked_about(mini, mini_corpus, cut):
+    rows = np.pad(np.asarray(mini_corpus.rows), [(0, 0), (0, 40)])  # longer, as Pythia's are
+    table = experiments.greedy_table(NAME, dataclasses.replace(mini_corpus, rows=rows), INDEX)
+    np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, *cut))
+    assert experiments._heads(dataclasses.replace(mini_corpus, rows=rows), INDEX).shape == (3, 96)

@@ -1,0 +1,140 @@
+"""Which sequences are chosen, against every way to choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmmem
+from lmmem.corpora.corpus import Corpus
+from lmmem.experiments import sequences
+from lmmem.models.registry import MODELS
+from lmmem.pocket.training import checkpoint_folder
+
+NAME = "pocket-mini"
+
+
+def test_chosen_blocks_hold_every_arm_once(mini_corpus):
+    chosen = sequences.choose_blocks(mini_corpus, 2, seed=1)
+    assert chosen.block.nunique() == 2
+    assert (chosen.groupby("arm").size() == 2).all()
+    assert chosen.arm.nunique() == 6
+    pd.testing.assert_frame_equal(sequences.choose_blocks(mini_corpus, 2, seed=1), chosen)
+    blocks = {tuple(sequences.choose_blocks(mini_corpus, 2, seed).block.unique()) for seed in range(10)}
+    assert len(blocks) > 1
+
+
+@pytest.mark.parametrize("n", [0, -1, 7, 2.5, True])
+def test_impossible_numbers_of_sequences_say_how_many_there_are(mini_corpus, n):
+    with pytest.raises(ValueError, match=f"n_sequences={n!r}: give a whole number per arm, from 1 to the 6 there are"):
+        sequences.choose_blocks(mini_corpus, n)
+
+
+def test_corpus_without_canaries_is_refused():
+    corpus = Corpus(np.zeros((4, 96), np.uint16), 2, 2)
+    with pytest.raises(ValueError, match="has no canaries"):
+        sequences.choose_blocks(corpus, 1)
+    with pytest.raises(ValueError, match="give first_row"):
+        sequences.natural_passages(NAME, corpus, 1)
+
+
+def test_natural_passages_repeat_as_often_as_they_say(mini_corpus):
+    passages = sequences.natural_passages(NAME, mini_corpus, 5, step=60)
+    seen = mini_corpus[: 60 * mini_corpus.rows_per_step]
+    truth = lmmem.split(mini_corpus[passages["index"].to_numpy()])[1]
+    np.testing.assert_array_equal(passages.repeats, lmmem.count_repeats(truth, seen))
+    assert (passages["index"] < len(seen)).all()
+    assert not passages["index"].isin(mini_corpus.presented["index"]).any()
+    assert (passages.bin <= passages.repeats).all()
+    assert (passages.repeats < 2 * passages.bin).all()
+    assert passages.groupby("bin").size().max() == 5
+    texts = lmmem.load_tokenizer(NAME).batch_decode(truth)
+    np.testing.assert_array_equal(passages.z_complexity, lmmem.z_complexity(texts))
+
+
+@pytest.fixture
+def met() -> Corpus:
+    """Training data of a model that is no organism, in the size of Pythia's steps: nothing is fetched."""
+    rows = np.random.default_rng(0).integers(0, 512, (40, 96))
+    return Corpus(rows, rows_per_step=2, steps=20)
+
+
+@pytest.fixture
+def someone(monkeypatch, mini) -> str:
+    """The small organism as a model in a folder: nobody's canaries are in its training data."""
+    place = str(checkpoint_folder(NAME, 120).parent / "step-{step:06d}")
+    info = dataclasses.replace(MODELS["pythia1b"], name="someone", place=place, paper_row=4, steps=(6, 12), order=None)
+    monkeypatch.setitem(MODELS._models, "someone", info)
+    return "someone"
+
+
+def test_rows_that_were_met_are_paired_with_later_rows_of_like_complexity(someone, met):
+    found = sequences.choose_sequences(someone, met, 2, step=6, seed=3)
+    exposed, twins = (found[found.presentations == m].set_index("block") for m in (1, 0))
+    assert (exposed["index"].between(4, 11)).all()
+    assert (exposed.exposure_step <= 6).all()
+    assert (twins.exposure_step > 6).all()
+    assert twins["index"].is_unique
+    texts = lmmem.load_tokenizer("pocket-mini").batch_decode(lmmem.split(met[12:20])[1])
+    candidates = lmmem.z_complexity(texts)
+    every = [
+        np.abs(exposed.z_complexity.to_numpy() - candidates[list(pair)]).sum()
+        for pair in itertools.permutations(range(8), 2)
+    ]
+    np.testing.assert_allclose(np.abs(exposed.z_complexity - twins.z_complexity).sum(), min(every))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first_row": 8}, "are met by someone until step 8, after the measured step 6"),
+        ({"step": 12, "first_row": 0, "n_sequences": 5}, "no row is left that someone has not met"),
+        ({"min_complexity": 2.0}, "from 1 to the 0 there are"),
+        ({"n_sequences": 0}, "n_sequences=0"),
+    ],
+)
+def test_sequences_that_cannot_be_chosen_say_why(someone, met, options, message):
+    with pytest.raises(ValueError, match=message):
+        sequences.choose_sequences(someone, met, **{"n_sequences": 2, "step": 6} | options)
+
+
+def test_model_without_the_papers_rows_needs_a_first_row(someone, met, monkeypatch):
+    monkeypatch.setitem(MODELS._models, "someone", dataclasses.replace(MODELS["someone"], paper_row=None))
+    with pytest.raises(ValueError, match="give first_row: where the sequences that someone"):
+        sequences.choose_sequences(someone, met, 2, 6)
+
+
+def test_repeats_without_published_counts_are_those_among_the_rows(someone, met):
+    rows = np.array(met.rows)
+    rows[5:8, 40:75] = rows[4, 40:75]
+    found = sequences.natural_passages(someone, dataclasses.replace(met, rows=rows), 8, step=6, n_rows=8)
+    assert dict(zip(found["index"], found.repeats, strict=True)) == {4: 4, 5: 4, 6: 4, 7: 4, 8: 1, 9: 1, 10: 1, 11: 1}
+    assert sequences.compare_with_window(someone, met, found, step=6).empty
+    with pytest.raises(ValueError, match="n_rows=0: give a whole number"):
+        sequences.natural_passages(someone, met, 8, step=6, n_rows=0)
+
+
+def test_window_is_a_sample_of_the_training_data(mini_corpus):
+    passages = sequences.natural_passages(NAME, mini_corpus, 20)
+    table = sequences.compare_with_window(NAME, mini_corpus, passages)
+    window, of = np.arange(0, mini_corpus.trained_rows, 4), mini_corpus.trained_rows
+    assert set(table.window) == {len(window)}
+    assert set(table.of) == {of}
+    truth = lmmem.split(mini_corpus[passages["index"].to_numpy()])[1]
+    inside = passages["index"] % 4 == 0
+    np.testing.assert_array_equal(table.found, lmmem.count_repeats(truth, mini_corpus[window]) - inside)
+    np.testing.assert_allclose(table.expected, (passages.repeats - 1) * (len(window) - inside) / (of - 1))
+    assert 0.5 < table.found.sum() / table.expected.sum() < 2  # rows are in random order
+
+
+def test_doses_are_full_bins_with_as_many_unexposed():
+    passages = pd.DataFrame({"index": range(7), "bin": [1, 1, 1, 2, 2, 2, 4], "z_complexity": [3, 1, 2, 6, 5, 4, 9]})
+    twins = pd.DataFrame({"index": range(10, 16), "presentations": [1, 0] * 3, "z_complexity": range(6)})
+    doses = sequences.dose_sequences(passages, twins)
+    assert doses.groupby("presentations").block.apply(list).to_dict() == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}
+    assert doses.query("presentations == 1")["index"].tolist() == [1, 2, 0]
+    assert doses.query("presentations == 0")["index"].tolist() == [11, 13, 15]

@@ -1,0 +1,48 @@
+"""The papermill commands for Pythia-1B and Amber-7B as typed, with tiny stand-ins behind the real names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests import stand_ins
+
+ROOT = Path(__file__).parents[2]
+FEW = "-p n_sequences 3 -p min_complexity 0 -p seed 1"
+PAGES = {
+    "01_repetition": "-p n_sequences 8 -p n_rows 64",
+    "02_complexity": "-p n_sequences 8 -p n_rows 64",
+    "03_perturbation": f"{FEW} -p draws 2 -p dose_draws 2",
+    "04_temperature": f"{FEW} -p samples 2",
+}
+
+
+@pytest.mark.parametrize("model", ["pythia1b", "amber7b"])
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_on_the_real_names(loopback, tmp_path, page, model):
+    if model == "pythia1b":
+        stand_ins.serve_pythia(loopback, tmp_path)
+    else:
+        stand_ins.serve_amber(loopback)
+    papermill = Path(sys.executable).with_name("papermill")
+    command = [papermill, f"notebooks/{page}.md", tmp_path / "out.ipynb", "-p", "model", model, *PAGES[page].split()]
+    environment = os.environ | loopback.environment(tmp_path)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4_000:]
+    notebook = nbformat.read(tmp_path / "out.ipynb", 4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
+    step = 11_000 if model == "pythia1b" else 101
+    assert f"{model} at step {step}: " in said
+    assert page < "03" or "if nothing of it has been measured before" in said
+    *compared, line = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    if page == "01_repetition":
+        assert ("natural passages should be repeated" in compared[0]) == (model == "pythia1b")
+    assert line.startswith(f"*model {model}, step {step}")
+    assert "float16" in line
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2

@@ -1,0 +1,163 @@
+"""The step that a GPU records, on a processor: the same tokens, and nothing in it that a recording would freeze."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import weakref
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
+
+from lmmem.inference import decoding, recording
+from lmmem.inference.decoding import greedy, sample
+from lmmem.inference.perturbation import perturbed
+
+LENGTH = 20
+
+
+def model_of(architecture: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = {
+        "gpt_neox": lambda: GPTNeoXConfig(**sizes, intermediate_size=64, initializer_range=0.2),
+        "llama": lambda: LlamaConfig(**sizes, intermediate_size=64, num_key_value_heads=2, initializer_range=0.2),
+    }[architecture]()
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(params=["gpt_neox", "llama"])
+def model(request) -> torch.nn.Module:
+    return model_of(request.param)
+
+
+@pytest.fixture
+def prompts() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 50, (6, 8))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch) -> None:
+    """Decode by the step, not recorded, with the products and the attention of transformers."""
+    monkeypatch.setattr(decoding, "fast_products", lambda model, rows: contextlib.nullcontext())
+    monkeypatch.setattr(decoding, "attention_for_decoding", lambda model: contextlib.nullcontext(False))
+    monkeypatch.setattr(
+        decoding, "_reader", lambda model, whole, by_blocks, room: decoding._RecordedReader(model, whole, room)
+    )
+
+
+def test_step_says_what_decoding_on_a_processor_says(model, prompts, monkeypatch, request):
+    def said() -> list[np.ndarray]:
+        return [
+            greedy(model, prompts, LENGTH),
+            greedy(model, prompts, LENGTH, batch_size=4),
+            greedy(model, prompts, 1),
+            sample(model, prompts, 0.8, 3, seed=0, length=LENGTH),
+            sample(model, prompts, 0.8, 3, seed=0, length=LENGTH, batch_size=2),
+        ]
+
+    expected = said()
+    assert len(np.unique(expected[0])) > 5
+    request.getfixturevalue("as_on_a_gpu")
+    for ours, theirs in zip(said(), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_step_is_used_again_under_every_draw(model, prompts, as_on_a_gpu):
+    steps = set()
+    for draw in range(3):
+        with perturbed(model, 0.05, seed=0, draw=draw):
+            said = greedy(model, prompts, LENGTH)
+            expected = model.generate(
+                torch.as_tensor(prompts), max_new_tokens=LENGTH, do_sample=False, eos_token_id=None, pad_token_id=0
+            )
+        np.testing.assert_array_equal(said, expected[:, 8:])
+        steps.add(recording._steps[model])
+    assert len(steps) == 1
+
+
+def test_recording_of_one_step_serves_all(model, prompts, as_on_a_gpu, monkeypatch):
+    """What a CUDA graph does: every operation of one step, again and again, and no Python."""
+
+    def recorded(self, model, tokens):
+        self.tokens[: len(tokens)] = tokens
+        if self.graph is None:
+            position = self.cache.layers[0].cumulative_length.clone()
+            self.graph = make_fx(lambda: self._compute(model))()
+            self._at(int(position))  # tracing has taken the step
+        return self.graph()[: len(tokens)]
+
+    expected = greedy(model, prompts, LENGTH)
+    recording.forget(model)
+    monkeypatch.setattr(recording.Step, "__call__", recorded)
+    np.testing.assert_array_equal(greedy(model, prompts, LENGTH), expected)
+    step = recording._steps[model]
+    np.testing.assert_array_equal(greedy(model, prompts[::-1].copy(), LENGTH), expected[::-1])
+    with perturbed(model, 0.05, seed=0, draw=0):
+        disturbed = greedy(model, prompts, LENGTH)
+    assert recording._steps[model] is step
+    monkeypatch.undo()
+    with perturbed(model, 0.05, seed=0, draw=0):
+        np.testing.assert_array_equal(greedy(model, prompts, LENGTH), disturbed)
+    assert (disturbed != expected).any()
+
+
+def test_draw_that_overflows_leaves_nothing_for_the_next(model, prompts, as_on_a_gpu):
+    expected = greedy(model, prompts, LENGTH)
+    with torch.inference_mode():  # as weights that are too large would
+        for layer in recording._steps[model].layers:
+            layer.keys.fill_(torch.nan)
+            layer.values.fill_(torch.nan)
+    np.testing.assert_array_equal(greedy(model, prompts, LENGTH), expected)
+
+
+def test_step_that_could_not_begin_is_forgotten(model, prompts, as_on_a_gpu, monkeypatch):
+    expected = greedy(model, prompts, LENGTH)
+    recording.forget(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.Step, "_at", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            greedy(model, prompts, LENGTH)
+    assert model not in recording._steps
+    np.testing.assert_array_equal(greedy(model, prompts, LENGTH), expected)
+
+
+def test_batches_of_one_call_share_a_step(model, prompts, as_on_a_gpu, monkeypatch):
+    made = []
+    begin = recording.Step.begin
+    monkeypatch.setattr(recording.Step, "begin", lambda self, *given: made.append(id(self)) or begin(self, *given))
+    greedy(model, prompts, LENGTH, batch_size=5)  # 5 and 1
+    sample(model, prompts, 0.8, 5, seed=0, length=LENGTH, batch_size=5)  # 5 of each, and no more
+    assert len(set(made)) == 1
+
+
+def test_attention_that_does_not_heed_the_mask_is_not_recorded(model):
+    assert recording.can_record(model)
+    model.set_attn_implementation("eager")
+    assert not recording.can_record(model)
+
+
+def test_step_is_made_anew_where_it_does_not_fit(model):
+    first = recording.step_for(model, 8, 30)
+    assert recording.step_for(model, 8, 30) is recording.step_for(model, 4, 30) is first  # padded
+    assert recording.step_for(model, 3, 30) is not first  # not for a fraction of its work
+    assert recording.step_for(model, 3, 31).whole == 31
+    before = recording.step_for(model, 3, 31)
+    weight = next(model.parameters())
+    weight.data = weight.data.clone()  # a graph would read where the weights were
+    assert recording.step_for(model, 3, 31) is not before
+
+
+def test_step_goes_with_its_model(prompts, as_on_a_gpu):
+    model = model_of("gpt_neox")
+    greedy(model, prompts, LENGTH)
+    held = 2 * 2 * 6 * 28 * 32 * 4  # keys and values, layers, prompts, tokens, width, bytes
+    assert recording.held_bytes(model) == held
+    gone = weakref.ref(recording._steps[model])
+    del model
+    gc.collect()
+    assert gone() is None

@@ -1,0 +1,237 @@
+"""Models of the Hub, by the real client from a server on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from lmmem.inference import decoding
+from lmmem.models.loading import download_size, load_model, load_tokenizer, weights_id
+from lmmem.models.registry import MODELS, UNNUMBERED, ModelInfo, resolve_step
+from lmmem.storage import hub
+from tests import stand_ins
+from tests.loopback_hub import Fault, LoopbackHub
+
+PLACE = str(MODELS["pythia1b"].place)
+
+
+@pytest.fixture
+def pythia(loopback) -> LoopbackHub:
+    """Pythia-1B at two steps: one with safetensors, one with .bin alone."""
+    loopback.add(PLACE, stand_ins.files_of(stand_ins.pythia(0)), revision="step11000")
+    loopback.add(PLACE, stand_ins.files_of(stand_ins.pythia(1), safetensors=False), revision="step143000")
+    return loopback
+
+
+def first_weights(model: transformers.PreTrainedModel) -> torch.Tensor:
+    return next(model.parameters())
+
+
+@pytest.mark.parametrize(("step", "seed"), [(11_000, 0), (None, 1)], ids=["safetensors", ".bin"])
+def test_weights_are_those_of_the_revision(pythia, step, seed):
+    model = load_model("pythia1b", step)
+    assert model.dtype == torch.float16
+    for ours, theirs in zip(model.parameters(), stand_ins.pythia(seed).half().parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not model.training
+
+
+def test_revision_is_recorded_as_its_commit(pythia):
+    commit = pythia.commits["model", PLACE]["step11000"]
+    assert weights_id("pythia1b", 11_000) == f"{PLACE}@{commit}"
+    load_model("pythia1b", 11_000)
+    asked = {request.path.split("/")[4] for request in pythia.requests if "/resolve/" in request.path}
+    assert asked == {commit}
+
+
+def test_branch_that_moves_is_another_identity(pythia):
+    before = weights_id("pythia1b", 11_000)
+    pythia.add(PLACE, stand_ins.files_of(stand_ins.pythia(2)), revision="step11000")
+    assert torch.equal(first_weights(load_model("pythia1b", 11_000)), first_weights(stand_ins.pythia(0).half()))
+    assert weights_id("pythia1b", 11_000) == before  # for this process
+    hub._listings.clear()  # as another one
+    assert weights_id("pythia1b", 11_000) != before
+
+
+def test_size_to_fetch_is_nothing_once_it_is_here(pythia):
+    size = download_size("pythia1b", 11_000)
+    assert size == len(stand_ins.files_of(stand_ins.pythia(0))["model.safetensors"])
+    load_model("pythia1b", 11_000)
+    assert download_size("pythia1b", 11_000) == 0
+
+
+def test_without_the_network_what_was_fetched_is_here(pythia, monkeypatch):
+    there = load_model("pythia1b", 11_000)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    here = load_model("pythia1b", 11_000)
+    assert all(torch.equal(a, b) for a, b in zip(there.parameters(), here.parameters(), strict=True))
+    with pytest.raises(ConnectionError, match=r"pythia-1b at step143000 has not been fetched before"):
+        load_model("pythia1b")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (Fault("/api/", status=401), PermissionError, "hf auth login"),
+        (Fault("/api/", status=404, headers={"X-Error-Code": "RevisionNotFound"}), ValueError, "no such revision"),
+        (Fault("/api/", status=503, headers={"Retry-After": "0"}), ConnectionError, "the Hub answered 503"),
+    ],
+)
+def test_refusal_is_one_plain_line(pythia, fault, error, message):
+    pythia.faults.append(fault)
+    with pytest.raises(error, match=f"EleutherAI/pythia-1b at step11000: .*{message}"):
+        load_model("pythia1b", 11_000)
+
+
+def test_any_model_of_the_hub_is_known_by_its_id(loopback):
+    commit = loopback.add("someone/llama", stand_ins.files_of(stand_ins.amber(5)))
+    assert resolve_step("someone/llama") == UNNUMBERED
+    assert weights_id("someone/llama", UNNUMBERED) == f"someone/llama@{commit}"
+    model = load_model("someone/llama", dtype="float32")
+    prompts = np.arange(12).reshape(2, 6)
+    expected = (
+        stand_ins.amber(5)
+        .half()
+        .float()
+        .generate(torch.tensor(prompts), max_new_tokens=5, do_sample=False, eos_token_id=None)
+    )
+    np.testing.assert_array_equal(decoding.greedy(model, prompts, 5), expected[:, 6:])
+    assert load_tokenizer("someone/llama").decode([3, 4]) == "w3 w4"
+    with pytest.raises(ValueError, match="its steps are not known"):
+        load_model("someone/llama", 5)
+
+
+def test_model_in_a_folder_is_known_by_its_path(tmp_path):
+    stand_ins.amber(6).half().save_pretrained(tmp_path / "mine")
+    folder = str(tmp_path / "mine")
+    assert torch.equal(load_model(folder).lm_head.weight.half(), stand_ins.amber(6).half().lm_head.weight)
+    assert len(weights_id(folder, UNNUMBERED)) == 64
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds no model: it has no model\.safetensors"):
+        load_model(str(tmp_path / "empty"))
+
+
+def test_model_of_ones_own_is_registered_with_its_steps(loopback):
+    for step in (10, 20):
+        loopback.add("me/grown", stand_ins.files_of(stand_ins.amber(step)), revision=f"at{step}")
+    mine = ModelInfo("grown-for-a-test", "1 M", (10, 20), "books", "float32", 1e-3, "me", "me/grown", "at{step}")
+    MODELS.register(mine)
+    try:
+        weights = load_model("grown-for-a-test", 10).lm_head.weight
+        assert torch.equal(weights, stand_ins.amber(10).half().float().lm_head.weight)
+        assert "grown-for-a-test" in repr(MODELS)
+        with pytest.raises(ValueError, match="there is a model 'grown-for-a-test' already"):
+            MODELS.register(mine)
+    finally:
+        del MODELS._models["grown-for-a-test"]
+
+
+def test_checkpoints_in_folders_are_registered_with_their_steps(tmp_path):
+    for step in (10, 20):
+        stand_ins.amber(step).half().save_pretrained(tmp_path / f"step{step}")
+    place = f"{tmp_path}/step{{step}}"
+    MODELS.register(ModelInfo("mine-for-a-test", "1 M", (10, 20, 30), "books", "float16", 1e-3, "me", place))
+    try:
+        for step in (10, 20):
+            weights = load_model("mine-for-a-test", step).lm_head.weight
+            assert torch.equal(weights, stand_ins.amber(step).half().lm_head.weight)
+        assert weights_id("mine-for-a-test", 10) != weights_id("mine-for-a-test", 20)
+        with pytest.raises(ValueError, match=r"there is no folder .*step30"):
+            load_model("mine-for-a-test")
+    finally:
+        del MODELS._models["mine-for-a-test"]
+
+
+@pytest.mark.parametrize("place", ["me/grown", "/home/me/grown"])
+def test_steps_that_lie_at_one_place_are_refused(place):
+    with pytest.raises(ValueError, match=f"all 2 steps lie at {place}.*: put {{step}} into revision"):
+        ModelInfo("mine", "1 M", (10, 20), "books", "float32", 1e-3, "me", place)
+
+
+def test_folder_that_bears_the_name_of_a_repository_is_not_taken_for_it(pythia, tmp_path, monkeypatch):
+    stand_ins.pythia(7).half().save_pretrained(tmp_path / PLACE)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(first_weights(load_model("pythia1b", 11_000)), first_weights(stand_ins.pythia(0).half()))
+
+
+def test_weights_beside_those_of_transformers_are_left_there(loopback):
+    files = stand_ins.files_of(stand_ins.amber(3), safetensors=False)
+    others = {"onnx/model.safetensors": b"other", "training_args.bin": b"other", "consolidated.safetensors": b"other"}
+    loopback.add("someone/crowded", files | others)
+    assert torch.equal(load_model("someone/crowded").lm_head.weight, stand_ins.amber(3).half().float().lm_head.weight)
+    assert download_size("someone/crowded") == 0
+    assert not any("other" in request.path or "onnx" in request.path for request in loopback.requests)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (Fault("/resolve/", status=403, headers={"X-Error-Code": "GatedRepo"}), PermissionError, "granted on the Hub"),
+        (Fault("/resolve/", status=503, headers={"Retry-After": "0"}), ConnectionError, "cannot be reached|answered"),
+    ],
+)
+def test_file_that_is_refused_is_one_plain_line(pythia, fault, error, message):
+    pythia.faults.append(fault)
+    with pytest.raises(error, match=message):
+        load_model("pythia1b", 11_000)
+
+
+def test_model_without_a_longest_context_is_read(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=100, hidden_size=16, n_layer=1, n_head=2)
+    transformers.BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
+    model = load_model(str(tmp_path / "bloom"))
+    prompts = torch.arange(6).reshape(2, 3)
+    expected = model.generate(prompts, max_new_tokens=5, do_sample=False, eos_token_id=None)[:, 3:]
+    np.testing.assert_array_equal(decoding.greedy(model, prompts, 5), expected)
+
+
+def test_code_that_comes_with_a_model_is_never_run(loopback, tmp_path):
+    files = stand_ins.files_of(stand_ins.amber(0))
+    config = files["config.json"].replace(b"{", b'{"auto_map": {"AutoModelForCausalLM": "trap.Model"},', 1)
+    trap = f"open({str(tmp_path / 'ran')!r}, 'w')".encode()
+    loopback.add("someone/trap", files | {"config.json": config, "trap.py": trap})
+    load_model("someone/trap")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickle_that_runs_code_is_refused(loopback, tmp_path):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    files = stand_ins.files_of(stand_ins.amber(0), safetensors=False)
+    torch.save({"x": Trap()}, tmp_path / "trap.bin", pickle_module=pickle)
+    loopback.add("someone/trap", files | {"pytorch_model.bin": (tmp_path / "trap.bin").read_bytes()})
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        load_model("someone/trap")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_loading_takes_little_more_than_one_copy_of_the_weights(loopback, tmp_path):
+    torch.manual_seed(0)
+    size = {"hidden_size": 1_024, "intermediate_size": 2_048, "num_hidden_layers": 8, "num_attention_heads": 8}
+    model = stand_ins.LlamaForCausalLM(stand_ins.LlamaConfig(vocab_size=32_000, **size))
+    copy = sum(p.numel() for p in model.parameters()) * 2
+    model.half().save_pretrained(tmp_path / "large")
+    code = (
+        "import resource, sys, torch, transformers; from lmmem import load_model; load_model(sys.argv[1])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "model = load_model(sys.argv[2], dtype='float16')\n"
+        "unit = 1 if sys.platform == 'darwin' else 1024\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)"
+    )
+    stand_ins.amber(0).half().save_pretrained(tmp_path / "small")
+    command = [sys.executable, "-c", code, str(tmp_path / "small"), str(tmp_path / "large")]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
+    peak = int(done.stdout)
+    assert peak < 1.4 * copy, f"{peak / copy:.2f} copies"

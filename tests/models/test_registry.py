@@ -1,0 +1,107 @@
+"""Models by name and step."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import lmmem
+from lmmem.models.loading import load_model, load_tokenizer, weights_id
+from lmmem.models.registry import MODELS, PYTHIA_STEPS, ModelInfo, resolve_step
+from lmmem.pocket.recipe import RECIPES
+
+NAME = "pocket-mini"
+
+
+def test_registry_prints_as_a_table_with_one_line_a_model():
+    table = MODELS.table
+    lines = repr(MODELS).splitlines()
+    assert lines[0].split() == list(table) == list(MODELS.columns)
+    assert all(row.caveats in line for row, line in zip(table.itertuples(), lines[1:], strict=True))
+    shown = [line.split()[0] for line in lines[1:]]
+    assert shown == [name for name in MODELS if not re.search("seed[2-9]$", name)]
+    assert "pythia160m-seed1 .. 9" in repr(MODELS)
+    assert MODELS._repr_html_().count("<tr>") == len(lines)
+    assert len(MODELS) == len(list(MODELS))
+    assert "pythia1b" in MODELS
+    assert "gpt5" not in MODELS
+
+
+def test_pythia_has_154_checkpoints():
+    assert len(PYTHIA_STEPS) == 154
+    assert PYTHIA_STEPS[:3] == (0, 1, 2)
+    assert PYTHIA_STEPS[10:12] == (512, 1_000)
+    assert PYTHIA_STEPS[-1] == 143_000
+
+
+def test_amber_checkpoints_are_360():
+    assert MODELS["amber7b"].steps == tuple(range(360))
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown model 'pythia1'; did you mean 'pythia1b'\? Known: pocket, "):
+        lmmem.load_model("pythia1")
+    with pytest.raises(ValueError, match=r"unknown model 'zzz'\. Known: pocket"):
+        resolve_step("zzz")
+    with pytest.raises(ValueError, match="unknown model 'pocet'; did you mean 'pocket'"):
+        load_tokenizer("pocet")
+
+
+def test_no_step_is_the_last_one():
+    assert resolve_step(NAME) == RECIPES[NAME].steps
+    assert resolve_step(NAME, 6) == 6
+
+
+@pytest.mark.parametrize(("step", "nearest"), [(7, "6 and 12"), (-1, "0 and 6"), (1_000, "114 and 120")])
+def test_step_without_checkpoint_names_the_nearest(step, nearest):
+    with pytest.raises(ValueError, match=f"no checkpoint of step {step}; nearest: {nearest}"):
+        load_model(NAME, step)
+
+
+@pytest.mark.parametrize("step", [True, "last", 1.5])
+def test_step_that_is_no_number_is_refused(step):
+    with pytest.raises(ValueError, match="step must be a whole number or None"):
+        resolve_step(NAME, step)
+
+
+def test_unknown_dtype_and_device_are_refused(mini):
+    with pytest.raises(ValueError, match="unknown dtype 'float8'; choose one of float32, bfloat16, float16"):
+        load_model(NAME, dtype="float8")
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+        load_model(NAME, device="abacus")
+
+
+def test_entry_with_a_wrong_dtype_is_refused():
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        ModelInfo("x", "1", (0,), "none", "float8", 0.1, "nowhere")
+
+
+def test_model_is_ready_to_be_measured(mini):
+    assert not mini.training
+    assert mini.dtype == torch.float32
+    assert sum(p.numel() for p in mini.parameters()) == pytest.approx(0.2e6, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_those_of_the_default_in_the_dtype_asked_for(mini, dtype):
+    model = load_model(NAME, dtype=dtype)
+    for ours, theirs in zip(model.parameters(), mini.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(getattr(torch, dtype)))
+
+
+def test_steps_are_different_weights(mini):
+    assert weights_id(NAME, 120) != weights_id(NAME, 114)
+    early = load_model(NAME, 6)
+    assert not torch.equal(early.gpt_neox.embed_in.weight, mini.gpt_neox.embed_in.weight)
+
+
+def test_tokenizer_gives_back_the_text(mini_corpus):
+    tokenizer = load_tokenizer(NAME)
+    text = "def f(x):\n    return x + 1  # Ünïcödé\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    row = mini_corpus[0]
+    np.testing.assert_array_equal(tokenizer(tokenizer.decode(row))["input_ids"][-5:], row[-5:])
+    assert tokenizer.eos_token_id == 0

@@ -1,0 +1,192 @@
+"""Training that can be stopped at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import lmmem
+from lmmem.pocket.__main__ import main
+from lmmem.pocket.data import TERMS, data_folder, organism_folder
+from lmmem.pocket.recipe import RECIPES
+from lmmem.pocket.training import checkpoint_folder, train
+from lmmem.storage.files import DamagedError
+
+NAME = "pocket-mini"
+RECIPE = RECIPES[NAME]
+LAST = f"step-{RECIPE.steps:06d}"
+
+
+@pytest.fixture(scope="module")
+def whole(mini) -> Path:
+    """The organism of an uninterrupted run."""
+    return organism_folder(NAME)
+
+
+@pytest.fixture
+def fresh(whole, monkeypatch, tmp_path) -> Path:
+    """Another cache in which the data are there and the training is not."""
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole / "data", folder / "data")
+    return folder
+
+
+def start() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lmmem.pocket", NAME]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ.copy())
+
+
+def weights(folder: Path, step: int = RECIPE.steps) -> bytes:
+    return (folder / f"step-{step:06d}" / "model.safetensors").read_bytes()
+
+
+def test_checkpoints_are_ordinary_hugging_face_folders(whole):
+    assert len(RECIPE.checkpoints) >= 20
+    for step in RECIPE.checkpoints:
+        folder = whole / f"step-{step:06d}"
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert model.config.model_type == "gpt_neox"
+        assert AutoTokenizer.from_pretrained(folder).decode([0]) == "<|endoftext|>"
+    saved = load_file(whole / LAST / "model.safetensors")
+    loaded = lmmem.load_model(NAME).state_dict()
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+def test_log_has_one_line_a_step_and_the_loss_falls(whole):
+    log = pd.read_parquet(whole / "training_log.parquet")
+    np.testing.assert_array_equal(log.step, np.arange(1, RECIPE.steps + 1))
+    assert log.loss[-20:].mean() < 0.8 * log.loss[:5].mean()
+    assert log.seconds.is_monotonic_increasing
+
+
+def test_loss_of_the_log_is_that_of_the_checkpoint_on_the_next_rows(whole, mini_corpus):
+    model = lmmem.load_model(NAME, 60)
+    rows = mini_corpus.at_step(60)
+    expected = lmmem.cross_entropy(model, rows[:, :1], rows[:, 1:]).mean()
+    log = pd.read_parquet(whole / "training_log.parquet").set_index("step")
+    np.testing.assert_allclose(log.loss[61], expected, rtol=0.02)  # training is in lower precision
+
+
+def test_killed_three_times_it_ends_in_the_same_weights(whole, fresh):
+    for step in (12, 48, 90):
+        process = start()
+        while not (fresh / f"step-{step:06d}").exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (fresh / LAST).exists()
+    process = start()
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "step 0 of" not in output
+    for step in (0, 48, RECIPE.steps):
+        assert weights(fresh, step) == weights(whole, step)
+    ours, theirs = (pd.read_parquet(folder / "training_log.parquet") for folder in (fresh, whole))
+    pd.testing.assert_series_equal(ours.loss, theirs.loss)
+
+
+def test_two_processes_at_once_train_it_once(whole, fresh):
+    processes = [start(), start()]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum("training pocket-mini on" in output for output in outputs) == 1
+    assert weights(fresh) == weights(whole)
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_damaged_last_checkpoint_is_trained_again(whole, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole, folder)
+    damage(folder / LAST / "model.safetensors")
+    (folder / f".{LAST}.killed.part").mkdir()
+    assert checkpoint_folder(NAME, RECIPE.steps) == folder / LAST
+    assert weights(folder) == weights(whole)
+    assert not list(folder.glob(".*.part"))
+    said = capfd.readouterr().err
+    assert f"{folder / LAST / 'model.safetensors'} is not the file that was written there" in said
+    assert "step 114 of 120" in said  # from the checkpoint before, not from the start
+
+
+def test_damaged_early_checkpoint_is_trained_again_from_the_start(whole, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole, folder)
+    (folder / "step-000006" / "config.json").unlink()
+    train(NAME)
+    assert "step 0 of 120" in capfd.readouterr().err
+    assert all(weights(folder, step) == weights(whole, step) for step in (6, RECIPE.steps))
+
+
+def test_damaged_data_are_made_again(whole, fresh, capfd):
+    damage(fresh / "data" / "rows.npy")
+    assert data_folder(NAME) == fresh / "data"
+    assert (fresh / "data" / "rows.npy").read_bytes() == (whole / "data" / "rows.npy").read_bytes()
+    assert "making it again" in capfd.readouterr().err
+
+
+def test_damaged_data_of_other_packages_are_refused_and_kept(whole, monkeypatch, tmp_path):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole, folder)
+    terms = json.loads((folder / TERMS).read_text())
+    (folder / TERMS).write_text(json.dumps(terms | {"rows_sha256": "that of other packages"}))
+    damage(folder / "data" / "canaries.parquet")
+    with pytest.raises(DamagedError, match="delete that folder to train anew"):
+        lmmem.load_tokenizer(NAME)
+    assert (folder / "data" / "rows.npy").read_bytes() == (whole / "data" / "rows.npy").read_bytes()
+
+
+def test_missing_log_is_written_from_the_last_state(whole, monkeypatch, tmp_path):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole, folder)
+    (folder / "training_log.parquet").unlink()
+    train(NAME)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "training_log.parquet"), pd.read_parquet(whole / "training_log.parquet")
+    )
+
+
+def test_whole_organism_is_not_trained_again(whole, capfd):
+    main([NAME])
+    output = capfd.readouterr()
+    assert output.out.strip() == str(whole)
+    assert "training" not in output.err
+
+
+def test_step_without_checkpoint_is_refused():
+    with pytest.raises(ValueError, match="keeps no checkpoint of step 7"):
+        checkpoint_folder(NAME, 7)
+
+
+def test_training_leaves_the_global_random_state_alone(whole, monkeypatch, tmp_path):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path))
+    folder = organism_folder(NAME)
+    shutil.copytree(whole, folder)
+    damage(folder / LAST / "model.safetensors")
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    train(NAME)
+    assert torch.equal(torch.rand(1), expected)
