@@ -22,6 +22,7 @@ def rows(quick: bool) -> list[dict[str, object]]:
         lambda: counting.repeat_rows(min(runs, 3)),
         lambda: decoding.decoding_rows(runs),
         lambda: decoding.sampling_rows(min(runs, 3)),
+        lambda: decoding.cache_rows(min(runs, 3)),
         lambda: decoding.sweep_rows(*((8, 1) if quick else (48, 5)), runs),
     ):
         for row in part():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 import lmmem
 from benchmarks.measure import Row, in_own_process, seconds, side_by_side
+from lmmem.inference import decoding
 from lmmem.inference.decoding import greedy, sample
 from lmmem.inference.perturbation import perturbed
 from lmmem.inference.products import fast_products
@@ -142,7 +145,7 @@ def decoding_rows(runs: int = 5) -> list[Row]:
 
 
 def half_precision(name: str, n: int) -> dict[str, object]:
-    """What bfloat16 changes in the greedy continuations of a trained model, on sequences met 0 to 256 times."""
+    """What bfloat16 changes in the greedy continuations of a trained model, on its canaries."""
     corpus = lmmem.training_data(name)
     index = corpus.canaries.sample(min(n, len(corpus.canaries)), random_state=0)["index"]
     prompts, truth = lmmem.split(corpus[index])
@@ -175,6 +178,33 @@ def sampling_rows(runs: int = 5) -> list[Row]:
     """Two hundred continuations of a few prompts, on a processor."""
     model = model_of_shape("pocket")
     return [sampling_row("200 samples of each of 2 prompts, pocket, float32", model, 2, 200, runs)]
+
+
+def in_transformers_cache(work: Callable[[], object]) -> object:
+    """Decoding with the same matrix products, but keys and values where transformers keeps them."""
+    with mock.patch.object(decoding, "attention_for_decoding", lambda model: nullcontext(False)):
+        return work()
+
+
+def cache_rows(runs: int = 5) -> list[Row]:
+    """What keys and values in pieces are worth, all else alike: why `lmmem/inference/attention.py` is there."""
+    pocket, larger = model_of_shape("pocket"), model_of_shape("Pythia-160m")
+    ways: dict[str, Callable[[], object]] = {
+        "greedy, pocket, 192 prompts, float32": lambda: greedy(pocket, prompts_for(pocket, 192)),
+        "200 samples of each of 2 prompts, pocket, float32": lambda: sample(
+            pocket, prompts_for(pocket, 2), 0.8, 200, seed=0
+        ),
+        "greedy, Pythia-160m shape, 32 prompts, float32": lambda: greedy(larger, prompts_for(larger, 32)),
+        "200 samples of a prompt, Pythia-160m shape, float32": lambda: sample(
+            larger, prompts_for(larger, 1), 0.8, 200, seed=0
+        ),
+    }
+    return [
+        side_by_side(
+            name, work, "the same in transformers' own cache", functools.partial(in_transformers_cache, work), runs=runs
+        )
+        for name, work in ways.items()
+    ]
 
 
 def sweep_rows(n: int, draws: int, runs: int = 5) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The paper's protocol as numbers: one place, with its source. Knows nothing else."""
+"""The paper's protocol as numbers, each with its source, and :func:`split` by it. Every room may use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: a tidy table and an ax in, the ax out. Computes nothing."""
+"""The figures of the pages: a tidy table and an ax in, the ax out. Computes nothing."""
 
 from __future__ import annotations
 

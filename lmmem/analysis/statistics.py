@@ -1,4 +1,7 @@
-"""Fits, intervals and controls, on arrays and tables. Knows neither models nor plots."""
+"""Fits, intervals and controls, from arrays and tables: what pages say of what was measured.
+
+Knows neither models nor figures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Training data in training order: which sequence was seen at which step. Knows no weights."""
+"""Training data in training order: :func:`training_data` gives a :class:`Corpus`, ``corpus[i]`` a sequence.
+
+Whoever asks about a sequence asks it for tokens, and for the step from which on it has been seen.
+Knows no weights.
+"""
 
 from __future__ import annotations
 

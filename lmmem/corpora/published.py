@@ -1,4 +1,7 @@
-"""What others have measured on the same rows, read from the Hub by range. Knows no weights."""
+"""What others have published of the same rows: which are recited, and how often they recur. Read by range.
+
+Verification compares with the one, page 01 counts by the other. Knows no weights.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Sequences as an array, wherever they lie: in one file or many, here or on the Hub.
 
-Knows nothing of models. What is fetched is kept in a :class:`lmmem.corpora.row_store.RowStore`.
+A :class:`lmmem.corpora.corpus.Corpus` holds such an array. What is fetched is kept in a
+:class:`lmmem.corpora.row_store.RowStore`. Knows nothing of models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which sequences an experiment asks about, and what they are compared with. Asks no model.
+"""Which sequences an experiment asks about, and what they are compared with: every page begins here.
 
 Of an organism they are canaries, whose presentations were randomised; of other models rows of the
-training data, beside rows that come later.
+training data, beside rows that come later. Asks no model.
 """
 
 from __future__ import annotations

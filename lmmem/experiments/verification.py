@@ -1,4 +1,4 @@
-"""Is the row arithmetic right? Compares published rows with what our addressing returns."""
+"""Is the row arithmetic right? Published rows beside what our addressing returns: ``lmmem verify`` asks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Continue prompts, greedily or by sampling. Knows token ids only: no text, no tokenizer."""
+"""Continue prompts, greedily or by sampling: :func:`greedy` and :func:`sample`, which every measurement calls.
+
+They choose the fastest way for the model and device at hand, of attention.py and products.py on a
+processor, recording.py on a GPU. Knows token ids only: no text, no tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from numpy.typing import ArrayLike
 from transformers import Cache, DynamicCache
 
 from lmmem.inference import recording
-from lmmem.inference.attention import attention_for_decoding, blocks_cache
+from lmmem.inference.attention import attention_for_decoding, cache_in_pieces
 from lmmem.inference.products import fast_products
 from lmmem.inference.tokens import as_tokens
 from lmmem.protocol import CONTINUATION
@@ -76,12 +80,12 @@ def greedy(
     row = 0
     while row < len(tokens):
         try:
-            block = _decode(model, tokens[row : row + size], length, choose, room=size)
+            batch = _decode(model, tokens[row : row + size], length, choose, capacity=size)
         except RuntimeError as error:
             size = _half(model, size, error)
             continue
-        continuations[row : row + len(block)] = block.cpu().numpy()
-        row += len(block)
+        continuations[row : row + len(batch)] = batch.cpu().numpy()
+        row += len(batch)
     return continuations
 
 
@@ -142,7 +146,7 @@ def sample(
         rows = max(1, size // samples) if first == 0 else 1  # prompts at a time, if all their samples fit
         copies = math.ceil(samples / math.ceil(samples / size))  # else samples of one prompt, in equal parts
         u = torch.from_numpy(uniforms[row : row + rows, first : first + copies]).to(model.device)
-        room, (rows, copies, _) = rows * copies, u.shape
+        capacity, (rows, copies, _) = rows * copies, u.shape
         u = u.flatten(0, 1)  # (rows * copies, length)
 
         def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
@@ -151,12 +155,14 @@ def sample(
             return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
         try:
-            block = _decode(model, tokens[row : row + rows], length, choose, copies, room)  # (rows * copies, length)
+            batch = _decode(
+                model, tokens[row : row + rows], length, choose, copies, capacity
+            )  # (rows * copies, length)
         except RuntimeError as error:
             size = _half(model, size, error)
             continue
-        block = block.view(rows, copies, length).transpose(0, 1)
-        continuations[first : first + copies, row : row + rows] = block.cpu().numpy()
+        batch = batch.view(rows, copies, length).transpose(0, 1)
+        continuations[first : first + copies, row : row + rows] = batch.cpu().numpy()
         first += copies
         if first == samples:
             row, first = row + rows, 0
@@ -176,16 +182,16 @@ def _half(model: PreTrainedModel, size: int, error: RuntimeError) -> int:
 
 @torch.inference_mode()
 def _decode(
-    model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1, room: int = 1
+    model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1, capacity: int = 1
 ) -> torch.Tensor:
     """(n, k) -> (n * copies, length): read the prompts once, then one token at a time.
 
-    `room` is how many continuations the largest batch of this call has.
+    `capacity` is how many continuations the largest batch of this call has.
     """
     n, k = tokens.shape
     output = torch.empty(n * copies, length, dtype=torch.long, device=tokens.device)
-    with attention_for_decoding(model) as by_blocks, fast_products(model, n * copies):
-        reader = _reader(model, k + length, by_blocks, max(room, n * copies))
+    with attention_for_decoding(model) as in_pieces, fast_products(model, n * copies):
+        reader = _reader(model, k + length, in_pieces, max(capacity, n * copies))
         logits = reader.read(tokens)
         if copies > 1:
             reader.branch(copies)
@@ -215,16 +221,16 @@ class _Reader:
 class _RecordedReader(_Reader):
     """After the prompts, takes a step that a GPU has recorded."""
 
-    def __init__(self, model: PreTrainedModel, whole: int, room: int) -> None:
+    def __init__(self, model: PreTrainedModel, longest: int, capacity: int) -> None:
         super().__init__(model, DynamicCache(config=model.config))
-        self.whole, self.room, self.copies = whole, room, 1
+        self.longest, self.capacity, self.copies = longest, capacity, 1
         self.step: recording.Step | None = None
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         if self.step is None and not self.cache.get_seq_length():
             return super().read(tokens)
         if self.step is None:
-            self.step = recording.step_for(self.model, self.room, self.whole)
+            self.step = recording.step_for(self.model, self.capacity, self.longest)
             try:
                 self.step.begin(self.model, self.cache, self.copies)
             except BaseException:  # short of memory, or interrupted
@@ -237,12 +243,12 @@ class _RecordedReader(_Reader):
         self.copies = copies
 
 
-def _reader(model: PreTrainedModel, whole: int, by_blocks: bool, room: int) -> _Reader:
-    """For `whole` tokens with their prompts of `room` continuations at most, the fastest there is for this model."""
-    if by_blocks:
-        return _Reader(model, blocks_cache(model))
+def _reader(model: PreTrainedModel, longest: int, in_pieces: bool, capacity: int) -> _Reader:
+    """The fastest for this model, `longest` tokens with their prompts, and `capacity` continuations at most."""
+    if in_pieces:
+        return _Reader(model, cache_in_pieces(model))
     if model.device.type == "cuda" and recording.can_record(model):
-        return _RecordedReader(model, whole, room)
+        return _RecordedReader(model, longest, capacity)
     return _Reader(model, DynamicCache(config=model.config))
 
 

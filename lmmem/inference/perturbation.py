@@ -1,4 +1,7 @@
-"""Seeded Gaussian noise on a model's weights, and their exact restoration. Knows no prompts."""
+"""Seeded Gaussian noise on a model's weights, restored to the last bit: what page 03 disturbs a model with.
+
+Knows no prompts.
+"""
 
 from __future__ import annotations
 

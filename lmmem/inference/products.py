@@ -1,8 +1,8 @@
-"""The fastest matrix products that a processor has. Knows no tokens.
+"""The fastest matrix products that a processor has, for decoding and scoring while they run.
 
 On x86 torch multiplies float32 by MKL, which on processors of other makers than its own takes twice
 as long as oneDNN, and torch brings both. oneDNN's product is the one that ``torch.compile`` calls;
-here a model's linear layers call it directly, with weights laid out for it once a batch.
+here a model's linear layers call it directly, with weights laid out for it once a batch. Knows no tokens.
 """
 
 from __future__ import annotations

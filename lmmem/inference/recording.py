@@ -22,17 +22,17 @@ __all__ = ["Step", "can_record", "forget", "held_bytes", "step_for"]
 
 
 class Step:
-    """The logits after one more token of n continuations, of `whole` tokens at most with their prompts.
+    """The logits after one more token of n continuations, of `longest` tokens at most with their prompts.
 
     Keys and values lie in transformers' ``StaticCache``, whose position is a tensor: no shape, no
     address and no number of Python's changes from step to step.
     """
 
-    def __init__(self, model: PreTrainedModel, n: int, whole: int) -> None:
-        self.n, self.whole = n, whole
+    def __init__(self, model: PreTrainedModel, n: int, longest: int) -> None:
+        self.n, self.longest = n, longest
         self.addresses = _addresses(model)
         self.tokens = torch.zeros(n, 1, dtype=torch.long, device=model.device)
-        self.cache = StaticCache(config=model.config, max_cache_len=whole)
+        self.cache = StaticCache(config=model.config, max_cache_len=longest)
         self.layers = cast("list[StaticLayer]", self.cache.layers)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: torch.Tensor | None = None
@@ -94,13 +94,13 @@ class Step:
 _steps: weakref.WeakKeyDictionary[PreTrainedModel, Step] = weakref.WeakKeyDictionary()  # the last one of each model
 
 
-def step_for(model: PreTrainedModel, n: int, whole: int) -> Step:
+def step_for(model: PreTrainedModel, n: int, longest: int) -> Step:
     """The step of this model for n continuations: the last one if it fits, else a new one in its place."""
     known = _steps.get(model)
-    if known and known.whole == whole and n <= known.n <= 2 * n and known.addresses == _addresses(model):
+    if known and known.longest == longest and n <= known.n <= 2 * n and known.addresses == _addresses(model):
         return known
     forget(model)
-    _steps[model] = Step(model, n, whole)
+    _steps[model] = Step(model, n, longest)
     return _steps[model]
 
 

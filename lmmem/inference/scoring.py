@@ -1,4 +1,7 @@
-"""How likely the true continuation is under the model. Knows nothing of decoding."""
+"""How likely a model finds the true continuation, by one forward pass: recognition, beside recall.
+
+Every greedy table bears it. Knows nothing of decoding.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How compressible a piece of text is. Knows nothing of models or tokenizers."""
+"""How compressible a text is, the paper's z-complexity: for the design of organisms, and for pages."""
 
 from __future__ import annotations
 

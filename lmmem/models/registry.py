@@ -213,7 +213,7 @@ class _Registry(Mapping[str, ModelInfo]):
 
     def __repr__(self) -> str:
         table = self.table
-        left = {name: f"{{:<{table[name].str.len().max()}}}".format for name in table}
+        left = [f"{{:<{table[name].str.len().max()}}}".format for name in table]
         return table.to_string(index=False, formatters=left, justify="left")
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,7 @@
-"""An organism's data on disk: rows in training order, canaries, tokenizer, manifest."""
+"""An organism's data on disk, made on first use: rows in training order, canaries, tokenizer, manifest.
+
+Training reads them, and whoever asks for an organism's corpus.
+"""
 
 from __future__ import annotations
 

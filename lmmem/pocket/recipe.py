@@ -1,4 +1,4 @@
-"""The sizes of a model organism, as data. Knows nothing of torch."""
+"""The organisms as data: what determines each, by name. The registry and training read it; it loads no torch."""
 
 from __future__ import annotations
 

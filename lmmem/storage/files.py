@@ -1,4 +1,7 @@
-"""Where lmmem keeps files, and how they come to be whole or not at all. Knows nothing of their content."""
+"""Where lmmem keeps files, and how each comes to be whole or not at all: every other room writes through it.
+
+Knows nothing of their content.
+"""
 
 from __future__ import annotations
 

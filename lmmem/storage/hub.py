@@ -1,7 +1,8 @@
-"""Files on the Hugging Face Hub, read by the byte range. Knows nothing of what is in them.
+"""Files on the Hugging Face Hub, by the byte range or whole: for models, training data and published counts.
 
 Everything goes through huggingface_hub: its addresses, login, retries and offline mode. What this
 adds is that a range is either exactly the bytes asked for, of the file that was listed, or an error.
+Knows nothing of what is in them.
 """
 
 from __future__ import annotations

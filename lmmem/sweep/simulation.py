@@ -1,6 +1,7 @@
-"""How long a sweep takes on workers that one does not have. Knows only seconds.
+"""How long a sweep takes on workers that one does not have: page *How it scales* asks it.
 
 A worker that is free takes the next task; one that fails loses what it was doing, and comes back.
+Knows only seconds.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ def as_on_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(decoding, "fast_products", lambda model, rows: contextlib.nullcontext())
     monkeypatch.setattr(decoding, "attention_for_decoding", lambda model: contextlib.nullcontext(False))
     monkeypatch.setattr(
-        decoding, "_reader", lambda model, whole, by_blocks, room: decoding._RecordedReader(model, whole, room)
+        decoding,
+        "_reader",
+        lambda model, longest, in_pieces, capacity: decoding._RecordedReader(model, longest, capacity),
     )
 
 
@@ -145,7 +147,7 @@ def test_step_is_made_anew_where_it_does_not_fit(model):
     first = recording.step_for(model, 8, 30)
     assert recording.step_for(model, 8, 30) is recording.step_for(model, 4, 30) is first  # padded
     assert recording.step_for(model, 3, 30) is not first  # not for a fraction of its work
-    assert recording.step_for(model, 3, 31).whole == 31
+    assert recording.step_for(model, 3, 31).longest == 31
     before = recording.step_for(model, 3, 31)
     weight = next(model.parameters())
     weight.data = weight.data.clone()  # a graph would read where the weights were
