@@ -74,5 +74,5 @@ def test_pairing_is_set_in_the_project_and_not_in_headers():
 
 
 def test_no_executed_notebook_is_committed():
-    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert listed.stdout == ""

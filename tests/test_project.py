@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -53,3 +54,14 @@ def test_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_page_on_how_it_is_built_names_every_room_and_nothing_that_is_not_there():
+    page = (ROOT / "book" / "how_it_is_built.md").read_text()
+    rooms = {path.parent.name for path in (ROOT / "lmmem").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)/` \|", page, flags=re.M)) == rooms
+    assert set(re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text(), flags=re.M)) == rooms
+    for name in re.findall(r"`(lmmem\.[\w.]+)`", page):
+        assert pkgutil.resolve_name(name), name
+    for path in re.findall(r"`(lmmem/[\w/.]+)`", page):
+        assert (ROOT / path).exists(), path

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from lmmem import protocol
+from lmmem.models.registry import ROW_TOKENS
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_numbers_are_those_of_the_paper():
-    assert (protocol.PROMPT, protocol.CONTINUATION, protocol.SIGMA, protocol.DRAWS) == (32, 64, 0.002, 200)
+def test_numbers_are_those_that_the_book_quotes_from_the_paper():
+    method = (ROOT / "book" / "method.md").read_text()
+    quoted = re.search(r"a prompt of (\d+) tokens; the next (\d+) compared .* repeated (\d+) times", method)
+    assert [int(number) for number in quoted.groups()] == [protocol.PROMPT, protocol.CONTINUATION, protocol.DRAWS]
+    digit, power = re.search(r"The paper's \$\\sigma = (\d) \\times 10\^\{(-\d)\}\$", method).groups()
+    assert float(f"{digit}e{power}") == protocol.SIGMA
+
+
+def test_numbers_of_the_protocol_stand_in_one_place():
+    sigma = {path.name for path in (ROOT / "lmmem").rglob("*.py") if protocol.SIGMA in numbers(path)}
+    assert sigma == {"protocol.py"}
+    row = {path.name for path in (ROOT / "lmmem").rglob("*.py") if ROW_TOKENS in numbers(path)}
+    assert row == {"registry.py"}
+
+
+def numbers(path: Path) -> set[object]:
+    """The numbers that a source writes out, but for its documentation."""
+    return {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
