@@ -14,6 +14,7 @@ from typing import Any
 _HOME = {
     "Corpus": "corpora.corpus",
     "MODELS": "models.registry",
+    "Study": "experiments.study",
     "count_repeats": "measures.repeats",
     "cross_entropy": "inference.scoring",
     "greedy": "inference.decoding",

@@ -22,7 +22,7 @@ SMALL = {  # on pocket-mini
     "01_repetition": FEW,
     "02_complexity": FEW,
     "03_perturbation": FEW | {"draws": 12, "dose_draws": 2},
-    "04_temperature": FEW | {"samples": 12, "arms": ["spread 0", "spread 16", "window 16"]},
+    "04_temperature": FEW | {"samples": 12, "arms": {"spread": [0, 16], "window": [16]}},
     "costs": FEW,
     "scaling": {},
 }

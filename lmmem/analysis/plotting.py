@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -11,18 +12,66 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-__all__ = ["plot_curve", "plot_points", "set_style"]
+__all__ = ["add_relative_axis", "mark_of", "plot_curve", "plot_design", "plot_facets", "plot_points", "set_style"]
 
-PALETTE = "colorblind"
 DODGE = 0.12  # between points of different hues that stand at one x
+# One meaning a mark, in the whole book. A colour is a number of presentations, from grey for none; a
+# marker is the group they belong to.
+PRESENTATIONS = sns.color_palette("flare", 8)
+UNEXPOSED = "0.45"
+MARKERS = {"spread": "o", "window": "s", "row": "D", "natural": "^"}
+COLORBLIND = sns.color_palette("colorblind")
+# What is drawn beside arms: the undisturbed model, noise, sampling; a randomised and a found study.
+NAMED = {
+    "as trained": "0.2",
+    "average draw": COLORBLIND[9],
+    "best draw": COLORBLIND[0],
+    "perturbation": COLORBLIND[0],
+    "randomised": COLORBLIND[2],
+    "natural text": COLORBLIND[1],
+}
 
 
 def set_style() -> None:
-    """The look of every figure of the book."""
-    sns.set_theme(context="notebook", style="ticks", palette=PALETTE)
+    """The look of every figure of the book: SVG on white, so that it can be read on a dark page too."""
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("svg")
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     mpl.rcParams.update(
-        {"figure.dpi": 110, "figure.figsize": (6.4, 4), "axes.spines.top": False, "axes.spines.right": False}
+        {
+            "figure.dpi": 110,
+            "figure.figsize": (6.4, 4),
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "lmmem",  # the same figure is the same file
+        }
     )
+
+
+def mark_of(name: object, number: int = 0) -> tuple[Any, str]:
+    """The colour and the marker of an arm, a group, a number of presentations, or another name.
+
+    Parameters
+    ----------
+    name : "spread 16", "window", 16, "as trained" ..
+    number : chooses among the colours that have no meaning, for names without a mark of their own.
+
+    >>> mark_of("window 0"), mark_of(0)
+    (('0.45', 's'), ('0.45', 'o'))
+    """
+    group, _, presentations = str(name).rpartition(" ")
+    if name in MARKERS:
+        return COLORBLIND[list(MARKERS).index(str(name))], MARKERS[str(name)]
+    if name in NAMED:
+        return NAMED[str(name)], "o"
+    if presentations.isdigit() and group in ("", *MARKERS):
+        m = int(presentations)
+        shade = PRESENTATIONS[min(len(PRESENTATIONS) - 1, m.bit_length())] if m else UNEXPOSED
+        return shade, MARKERS.get(group, "o")
+    return COLORBLIND[(number + 3) % len(COLORBLIND)], "o"
 
 
 def plot_curve(
@@ -36,16 +85,18 @@ def plot_curve(
     ax: Axes | None = None,
     label: str | None = None,
     color: str | None = None,
+    band: bool = False,
 ) -> Axes:
     """Estimates over x, with their intervals as bars (or as a band where there are many points).
 
     Parameters
     ----------
     table : columns `x`, `y`, `hue` and, for intervals, low and high.
-    x, hue, y : column names; each value of hue gets a colour and a legend entry.
+    x, hue, y : column names; each value of hue gets its mark (:func:`mark_of`) and a legend entry.
     log_x : ticks at the values, spaced by their logarithm; 0 is drawn left of the smallest.
     join : connect the points.
     label, color : of the only curve, without a hue.
+    band : intervals as bands, however few points there are.
 
     Returns
     -------
@@ -53,19 +104,18 @@ def plot_curve(
     """
     ax = plt.gca() if ax is None else ax
     groups = [(label, table)] if hue is None else list(table.groupby(hue, sort=False))
-    colors = sns.color_palette(PALETTE, len(groups)) if color is None else [color] * len(groups)
+    looks = [mark_of(name, number) if color is None else (color, "o") for number, (name, _) in enumerate(groups)]
     marks = _positions(table[x], log_x)
-    for number, ((name, group), shade) in enumerate(zip(groups, colors, strict=True)):
+    for number, ((name, group), (shade, marker)) in enumerate(zip(groups, looks, strict=True)):
         where = group[x] if marks is None else group[x].map(marks).astype(float)
         order = where.sort_values(kind="stable").index
         group, where = group.loc[order], where[order]
         if marks is not None and not join:  # side by side, so that no bar hides another
             where = where + DODGE * (number - (len(groups) - 1) / 2)
-        ax.plot(
-            where, group[y], marker="o" if len(group) <= 40 else "", ls="-" if join else "", color=shade, label=name
-        )
+        marker = marker if len(group) <= 40 else ""
+        ax.plot(where, group[y], marker=marker, ls="-" if join else "", color=shade, label=name)
         if {"low", "high"} <= set(group):
-            if len(group) > 12:
+            if band or len(group) > 12:
                 ax.fill_between(where, group.low, group.high, color=shade, alpha=0.2, lw=0)
             else:
                 bars = [group[y] - group.low, group.high - group[y]]
@@ -82,6 +132,39 @@ def plot_curve(
     return ax
 
 
+def plot_facets(table: pd.DataFrame, x: str, facet: str, *, hue: str, **options: Any) -> list[Axes]:
+    """One :func:`plot_curve` beside another, a value of a column each, with one y axis and one legend.
+
+    Parameters
+    ----------
+    table, x, hue, options : as for :func:`plot_curve`.
+    facet : column whose values are told apart.
+
+    Returns
+    -------
+    The axes, in the order of the values.
+    """
+    parts = list(table.groupby(facet, sort=True))
+    width = 3.2 + 6.4 / max(2, len(parts))
+    figure, axes = plt.subplots(1, len(parts), figsize=(min(width * len(parts), 11), 4), sharey=True, squeeze=False)
+    for ax, (name, part) in zip(axes[0], parts, strict=True):
+        plot_curve(part, x, hue=hue, ax=ax, **options)
+        ax.set_title(str(name))
+        if ax is not axes[0][0]:
+            ax.set_ylabel("")
+        if hue != facet and table.groupby(facet)[hue].unique().map(tuple).nunique() == 1:
+            ax.get_legend().set_visible(ax is axes[0][-1])
+    figure.tight_layout()
+    return list(axes[0])
+
+
+def add_relative_axis(ax: Axes, unit: float, label: str) -> None:
+    """A second axis above a logarithmic one of :func:`plot_curve`: its ticks as % of a unit."""
+    above = ax.secondary_xaxis("top")
+    above.set_xticks(ax.get_xticks(), [f"{100 * float(tick.get_text()) / unit:.1f}" for tick in ax.get_xticklabels()])
+    above.set_xlabel(label)
+
+
 def plot_points(
     table: pd.DataFrame, x: str, y: str, *, hue: str | None = None, order: Sequence[object] = (), ax: Axes | None = None
 ) -> Axes:
@@ -96,10 +179,33 @@ def plot_points(
     -------
     The ax.
     """
-    palette = sns.color_palette("viridis", len(order)) if len(order) else None
+    palette = [mark_of(name, number)[0] for number, name in enumerate(order)] if len(order) else None
     return sns.scatterplot(
         table, x=x, y=y, hue=hue, hue_order=list(order) or None, palette=palette, s=22, linewidth=0, alpha=0.7, ax=ax
     )
+
+
+def plot_design(presented: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """When sequences are presented: one line an arm, one dot a presentation.
+
+    Parameters
+    ----------
+    presented : columns arm and step, one line a presentation, arms in the order of the lines.
+
+    Returns
+    -------
+    The ax.
+    """
+    ax = plt.gca() if ax is None else ax
+    arms = list(dict.fromkeys(presented.arm))
+    for place, arm in enumerate(arms):
+        color, marker = mark_of(arm)
+        steps = presented.step[presented.arm == arm]
+        ax.plot(steps, [place] * len(steps), ls="", marker=marker, color=color, markersize=4)
+    ax.set_yticks(range(len(arms)), arms)
+    ax.invert_yaxis()
+    ax.set(xlabel="training step", ylabel="")
+    return ax
 
 
 def _positions(values: pd.Series, log: bool) -> dict[str, float] | dict[float, float] | None:

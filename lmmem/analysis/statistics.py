@@ -6,7 +6,7 @@ Knows neither models nor figures.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,10 @@ __all__ = [
     "fit_log_linear",
     "fit_logistic",
     "gain_over_twins",
+    "interval",
     "mean_by",
+    "told",
+    "value",
 ]
 
 LEVEL = 0.95
@@ -53,6 +56,54 @@ class Interval(NamedTuple):
         spec = spec or ".2f"
         estimate, low, high = (format(value, spec).replace("-", MINUS) for value in self[:3])
         return f"{estimate} (95 % interval {low} to {high}, n = {self.n})"
+
+
+def interval(table: pd.DataFrame, **where: object) -> Interval:
+    """The interval of the one line of a table that has these values.
+
+    Raises
+    ------
+    ValueError : there is no such line, or more than one.
+
+    >>> interval(pd.DataFrame({"m": [1, 2], "estimate": [3.0, 4.0], "low": 0.0, "high": 9.0, "n": 5}), m=2).estimate
+    4.0
+    """
+    line = _one(table, where)
+    return Interval(float(line.estimate), float(line.low), float(line.high), int(line.n))
+
+
+def told(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """A table of intervals with a column told: "12.3 (10.1 to 14.5)".
+
+    >>> told(pd.DataFrame({"estimate": [1.0], "low": [0.5], "high": [1.5]})).told[0]
+    '1.0 (0.5 to 1.5)'
+    """
+    lines = [
+        f"{line.estimate:.{digits}f} ({line.low:.{digits}f} to {line.high:.{digits}f})" for line in table.itertuples()
+    ]
+    return table.assign(told=lines)
+
+
+def value(table: pd.DataFrame, column: str, **where: object) -> float:
+    """A number of the one line of a table that has these values.
+
+    Raises
+    ------
+    ValueError : there is no such line, or more than one.
+
+    >>> value(pd.DataFrame({"m": [1, 2], "loss": [3.0, 4.0]}), "loss", m=2)
+    4.0
+    """
+    return float(_one(table, where)[column])
+
+
+def _one(table: pd.DataFrame, where: Mapping[str, object]) -> pd.Series:
+    found = table
+    for column, wanted in where.items():
+        found = found[found[column] == wanted]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} lines have {dict(where)}: one is needed")
+    return found.iloc[0]
 
 
 def bootstrap(statistic: Callable[..., float], *columns: ArrayLike, seed: int = 0) -> Interval:

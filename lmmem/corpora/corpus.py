@@ -97,7 +97,7 @@ class Corpus:
         return int(step) if wanted.ndim == 0 else step
 
 
-def training_data(name: str, path: str | Path | None = None) -> Corpus:
+def training_data(name: str, path: str | Path | None = None, rows_per_step: int | None = None) -> Corpus:
     """The training data of a model, in training order.
 
     With nothing downloaded before: rows of Pythia and Amber are fetched from the Hub as they are
@@ -107,7 +107,9 @@ def training_data(name: str, path: str | Path | None = None) -> Corpus:
     ----------
     name : a key of ``MODELS``.
     path : a copy on this machine instead. For Pythia the joined file, a folder of its shards, an
-        ``.npy`` file, or Megatron's ``.bin`` with its ``.idx``; for Amber a folder of ``train_*.jsonl``.
+        ``.npy`` file, or Megatron's ``.bin`` with its ``.idx``; for Amber a folder of ``train_*.jsonl``; for
+        a model whose training order is not known here, its rows in that order as ``.npy`` or Megatron's.
+    rows_per_step : sequences per optimizer step, of such a model.
 
     Returns
     -------
@@ -132,13 +134,30 @@ def training_data(name: str, path: str | Path | None = None) -> Corpus:
     path = None if path is None else Path(path)
     if path is not None and not path.exists():
         raise FileNotFoundError(f"there is nothing at {path}; without a path, rows are fetched as they are asked for")
+    if order is None and path is not None and rows_per_step is not None:
+        return _own(path, rows_per_step)
     if order is None or (order.repo is None and path is None):
         raise ValueError(
-            f"the training data of {name!r} in order are not known here: give them as an array, "
-            "lmmem.Corpus(rows, rows_per_step, steps)" + ("" if order is None else ", or as a path")
+            f"the training data of {name!r} in order are not known here: give them as a path"
+            + (" with rows_per_step" if order is None else "")
+            + ", or as an array, lmmem.Corpus(rows, rows_per_step, steps)"
         )
     rows = {"shards": _shards, "chunks": _chunks}[order.layout](order, path)
     return Corpus(rows, order.rows_per_step, order.steps, order.vocabulary, order.exposure_lag)
+
+
+def _own(path: Path, rows_per_step: int) -> Corpus:
+    """Rows of one's own: as many steps as they make."""
+    if isinstance(rows_per_step, bool) or not isinstance(rows_per_step, int) or rows_per_step < 1:
+        raise ValueError(f"rows_per_step={rows_per_step!r}: give a whole number of sequences, 1 or more")
+    if path.suffix == ".npy":
+        rows = np.load(path, mmap_mode="r")
+    elif path.suffix == ".bin" and path.with_suffix(".idx").exists():
+        rows = read_megatron(path)
+    else:
+        raise ValueError(f"{path}: rows of token ids are read from .npy, or Megatron's .bin with its .idx beside it")
+    rows = _checked_rows(rows, path, rows.shape[1] if rows.ndim == 2 else 0)
+    return Corpus(rows, rows_per_step, len(rows) // rows_per_step)
 
 
 def _shards(order: Order, path: Path | None) -> Any:

@@ -6,6 +6,7 @@ Every page calls these. A table is keyed by (model, step, index) and what varies
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +22,12 @@ from lmmem.inference.perturbation import perturbed, weight_rms
 from lmmem.inference.scoring import cross_entropy
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein, matched_prefix
-from lmmem.models.loading import download_size, load_model, weights_id
+from lmmem.models.loading import load_model, weights_id
 from lmmem.models.registry import MODELS, ModelInfo, resolve_step
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
 from lmmem.storage.files import DamagedError
 from lmmem.storage.results import Part
-from lmmem.sweep.cluster import on_worker
+from lmmem.sweep.cluster import on_one_worker, on_worker
 from lmmem.sweep.tasks import BadInputError, Task, run
 
 if TYPE_CHECKING:
@@ -34,18 +35,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
-    "announce",
+    "check_whole",
+    "device_here",
     "greedy_table",
     "kl_ld",
-    "measured_step",
     "perturbation_table",
+    "seconds_each",
     "temperature_table",
-    "time_needed",
 ]
 
 DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption can cost
 SEQUENCES_PER_PART = 10_000
 SAMPLED_PER_PART = 1_000  # sequences, each with all its samples
+TIMED = 1_024  # sequences timed to say how long all take
 Settings = dict[str, Any]  # what determines a measurement, as JSON values
 
 
@@ -72,55 +74,59 @@ def kl_ld(model: PreTrainedModel, prompts: Any, truth: Any) -> np.ndarray:
     return levenshtein(decoding.greedy(model, prompts, np.asarray(truth).shape[1]), truth)
 
 
-def measured_step(name: str, step: int | None = None) -> int:
-    """The step a page measures: as asked, else the paper's, else the last.
-
-    >>> measured_step("pythia1b"), measured_step("pocket-mini")
-    (11000, 120)
-    """
-    return resolve_step(name, MODELS[name].paper_step if step is None else step)
-
-
-def announce(name: str, step: int | None, sequences: int, continuations: int) -> str:
-    """What a page is about to measure and fetch, in one line.
-
-    Parameters
-    ----------
-    name, step : the model.
-    sequences : how many.
-    continuations : of each, in all.
-
-    >>> announce("pocket-mini", None, 8, 201)
-    'pocket-mini at step 120: 1,608 continuations of 64 tokens; weights are here'
-    """
-    size = download_size(name, step)
-    weights = f"{size / 1e9:.1f} GB of weights to fetch" if size else "weights are here"
-    return (
-        f"{name} at step {resolve_step(name, step)}: {sequences * continuations:,} continuations "
-        f"of {CONTINUATION} tokens; {weights}"
-    )
-
-
-def time_needed(greedy: pd.DataFrame, continuations: int) -> str:
-    """How long a page will take, by what its greedy continuations took, in one line.
+def seconds_each(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | None = None,
+    *,
+    samples: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> float:
+    """Seconds that one continuation of each sequence takes, timed now, where it is measured, by all workers.
 
     Parameters
     ----------
-    greedy : as :func:`greedy_table` gives it.
-    continuations : of each of its sequences, in all.
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    samples : 0 is greedy, under noise; else one of so many sampled continuations of each sequence.
 
     >>> import lmmem
-    >>> corpus = lmmem.training_data("pocket-mini")
-    >>> time_needed(greedy_table("pocket-mini", corpus, [3, 5]), 0)
-    'about 0 s, if nothing of it has been measured before'
+    >>> seconds_each("pocket-mini", lmmem.training_data("pocket-mini"), [3, 5]) < 60
+    True
     """
-    seconds = continuations * greedy.attrs["provenance"]["decoding_seconds"]
-    short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
-    duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
-    return f"about {duration}, if nothing of it has been measured before"
+    (settings,), _, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, False)
+    timed = tokens[: TIMED // max(1, samples)]
+    seconds, workers = on_one_worker(
+        scheduler, functools.partial(_seconds_each, MODELS[name], settings, timed, samples)
+    )
+    return seconds * len(tokens) / max(1, len(timed)) / max(1, samples) / workers
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def _seconds_each(info: ModelInfo, settings: Settings, tokens: np.ndarray, samples: int) -> float:
+    model, prompts, _ = _ready(info, settings, tokens)
+
+    def work() -> None:
+        if samples:
+            decoding.sample(model, prompts, 1.0, samples, seed=0)
+        else:
+            with perturbed(model, 0.0, seed=0, draw=0):
+                decoding.greedy(model, prompts)
+
+    work()  # the first call of a process is slow, and a GPU records its step
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    >>> check_whole("draws", 0, least=1)
+    Traceback (most recent call last):
+    ValueError: draws=0: give a whole number, 1 or more
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: give a whole number, {least} or more")
 
@@ -139,6 +145,7 @@ def greedy_table(
     dtype: str | None = None,
     device: str | None = None,
     scheduler: str | Client | None = None,
+    keep_tokens: bool = False,
 ) -> pd.DataFrame:
     """What the model says without any disturbance.
 
@@ -148,25 +155,22 @@ def greedy_table(
     corpus : its training data.
     index : rows of the corpus.
     scheduler : where to measure, as for :func:`lmmem.sweep.tasks.run`.
+    keep_tokens : also keep what it says: a column tokens, a list of 64 ids in each line.
 
     Returns
     -------
     One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
     cross_entropy (nats per token), rms (of the weights).
     """
-    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = [_task(Part("greedy", settings), _greedy_part, len(tokens), numbers, tokens) for settings in every]
     return _measured(tasks, scheduler, "greedy continuations")
 
 
 def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     model, prompts, truth = _ready(info, settings, tokens)
-    warm = 1 if settings["device"] == "cpu" else decoding.BATCH["cuda"]  # a GPU records the step of a whole batch
-    decoding.greedy(model, prompts[:warm])  # the first call of a process is slow
-    start = time.perf_counter()
     said = decoding.greedy(model, prompts)
-    seconds = time.perf_counter() - start
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "model": settings["model"],
             "step": settings["step"],
@@ -175,10 +179,9 @@ def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens:
             "matched_prefix": matched_prefix(said, truth),
             "cross_entropy": cross_entropy(model, prompts, truth),
             "rms": weight_rms(model),
+            **_kept(settings, said),
         }
     )
-    table.attrs["decoding_seconds"] = round(seconds, 4)
-    return table
 
 
 def perturbation_table(
@@ -194,6 +197,7 @@ def perturbation_table(
     device: str | None = None,
     scheduler: str | Client | None = None,
     collect: bool = True,
+    keep_tokens: bool = False,
 ) -> pd.DataFrame:
     """What the model says after each of many random perturbations of its weights.
 
@@ -205,6 +209,7 @@ def perturbation_table(
     seed : of the noise.
     collect : False is for tables larger than memory: they are measured and kept, and what is returned
         is a line for each of their files, with columns model, step, rows, file.
+    keep_tokens : as for :func:`greedy_table`.
 
     Returns
     -------
@@ -215,10 +220,10 @@ def perturbation_table(
     ValueError : draws below 1, or sigma or seed negative.
     """
     sigma = MODELS[name].sigma if sigma is None else sigma
-    _check_whole("draws", draws, 1)
-    _check_whole("seed", seed, 0)
+    check_whole("draws", draws, 1)
+    check_whole("seed", seed, 0)
     _check_amount("sigma", sigma, "in weight units")
-    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = []
     for settings in every:
         settings |= {"sigma": sigma, "seed": seed}
@@ -237,15 +242,17 @@ def perturbation_table(
 def _perturbation_part(
     info: ModelInfo, settings: Settings, draws: range, index: np.ndarray, tokens: np.ndarray
 ) -> pd.DataFrame:
-    distances = []
+    distances, every = [], []
     for draw in draws:
         model, prompts, truth = _ready(info, settings, tokens)
         try:
             with perturbed(model, settings["sigma"], settings["seed"], draw):
-                distances.append(kl_ld(model, prompts, truth))
+                said = decoding.greedy(model, prompts)
         except BaseException:
             _held.clear()  # its weights may not all be restored
             raise
+        distances.append(levenshtein(said, truth))
+        every.append(said)
     return pd.DataFrame(
         {
             "model": settings["model"],
@@ -254,6 +261,7 @@ def _perturbation_part(
             "sigma": settings["sigma"],
             "draw": np.repeat(np.array(draws), len(index)),
             "kl_ld": np.concatenate(distances),
+            **_kept(settings, np.concatenate(every)),
         }
     )
 
@@ -271,6 +279,7 @@ def temperature_table(
     device: str | None = None,
     scheduler: str | Client | None = None,
     collect: bool = True,
+    keep_tokens: bool = False,
 ) -> pd.DataFrame:
     """What the model says when its continuations are sampled.
 
@@ -280,7 +289,7 @@ def temperature_table(
     temperatures : each is one set of samples.
     samples : continuations per row and temperature.
     seed : of the sampling.
-    collect : as for :func:`perturbation_table`.
+    collect, keep_tokens : as for :func:`perturbation_table`.
 
     Returns
     -------
@@ -291,8 +300,8 @@ def temperature_table(
     ------
     ValueError : samples below 1, seed negative, or temperatures that are none, the same or negative.
     """
-    _check_whole("samples", samples, 1)
-    _check_whole("seed", seed, 0)
+    check_whole("samples", samples, 1)
+    check_whole("seed", seed, 0)
     if isinstance(temperatures, str | bytes) or not isinstance(temperatures, Sequence) or not temperatures:
         raise ValueError(f"temperatures={temperatures!r}: give a list of them, [0.3, 1.0]")
     for temperature in temperatures:
@@ -301,7 +310,7 @@ def temperature_table(
         raise ValueError(f"at temperature 0 all {samples} samples are equal: ask for 1, or temperatures above 0")
     if len(set(temperatures)) < len(temperatures):
         raise ValueError(f"temperatures={temperatures!r}: give each once")
-    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler)
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = []
     for settings in every:
         settings |= {"samples": samples, "seed": seed}
@@ -329,8 +338,14 @@ def _temperature_part(
             "temperature": temperature,
             "sample": np.repeat(np.arange(samples), len(truth)),
             "kl_ld": levenshtein(said, truth).ravel(),
+            **_kept(settings, said.reshape(-1, said.shape[-1])),
         }
     )
+
+
+def _kept(settings: Settings, said: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """What is said (n, l), as a column, if it is to be kept."""
+    return {"tokens": list(said.astype(np.int32))} if settings.get("keep_tokens") else {}
 
 
 def _spans(n: int, size: int) -> list[slice]:
@@ -346,6 +361,7 @@ def _settings(
     dtype: str | None,
     device: str | None,
     scheduler: str | Client | None,
+    keep_tokens: bool,
 ) -> tuple[list[Settings], np.ndarray, np.ndarray]:
     """What determines a measurement at each step, as JSON values; the rows' numbers (n,) and tokens (n, 96)."""
     index = list(index)
@@ -357,12 +373,14 @@ def _settings(
     settings = {
         "model": name,
         "dtype": dtype or MODELS[name].dtype,
-        "device": device or on_worker(scheduler, _device),
+        "device": device or on_worker(scheduler, device_here),
         "prompt": PROMPT,
         "continuation": CONTINUATION,
         "index": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
         "tokens": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
+    if keep_tokens:  # else as if there were no such choice
+        settings["keep_tokens"] = True
     return [settings | {"step": step, "weights": weights_id(name, step)} for step in steps], numbers, tokens
 
 
@@ -383,7 +401,8 @@ def _weights(settings: Settings) -> tuple[str, str, str]:
     return settings["weights"], settings["dtype"], settings["device"]
 
 
-def _device() -> str:
+def device_here() -> str:
+    """What this machine computes on if nothing else is asked for: "cuda" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -7,6 +7,7 @@ training data, beside rows that come later. Asks no model.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,16 @@ from lmmem.models.registry import MODELS, resolve_step
 from lmmem.protocol import CONTINUATION, split
 from lmmem.storage.results import measured
 
-__all__ = ["choose_blocks", "choose_sequences", "compare_with_window", "dose_sequences", "natural_passages"]
+__all__ = [
+    "choose_blocks",
+    "choose_sequences",
+    "compare_with_window",
+    "dose_sequences",
+    "natural_passages",
+    "of_arms",
+]
 
+DEFAULT_PAIRS = 32  # sequences of each arm, if nobody says
 CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
 MOST_PAIRS = 5_000  # all of the exposed are compared with all candidates
 WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
@@ -56,6 +65,37 @@ def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFra
     chosen = np.random.default_rng(seed).permutation(blocks)[:n_sequences]
     canaries = canaries[canaries.block.isin(chosen)].reset_index(drop=True)
     return canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+
+
+def of_arms(canaries: pd.DataFrame, arms: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """The canaries of some arms.
+
+    Parameters
+    ----------
+    canaries : as :func:`choose_blocks` gives them.
+    arms : groups, and the presentations wanted of each; somewhere 0, the unexposed twins.
+
+    Raises
+    ------
+    ValueError : there is no such arm, none is unexposed, or none exposed; the message names what there is.
+
+    >>> import lmmem
+    >>> canaries = choose_blocks(lmmem.training_data("pocket-mini"), 2)
+    >>> of_arms(canaries, {"window": [0, 16]}).arm.unique().tolist()
+    ['window 0', 'window 16']
+    """
+    there = {str(group): sorted(set(lines.presentations)) for group, lines in canaries.groupby("group", sort=False)}
+    listed = "; ".join(f"{group}: {', '.join(map(str, presentations))}" for group, presentations in there.items())
+    if not isinstance(arms, Mapping) or any(isinstance(m, str | int) or m is None for m in arms.values()):
+        raise ValueError(f"arms={arms!r}: give groups and lists of presentations; there are {listed}")
+    unknown = [f"{group} {m}" for group, wanted in arms.items() for m in wanted if m not in there.get(group, [])]
+    if unknown:
+        raise ValueError(f"arms: there is no {', '.join(unknown)}; there are {listed}")
+    wanted = {m for presentations in arms.values() for m in presentations}
+    if 0 not in wanted or wanted == {0}:
+        raise ValueError(f"arms={dict(arms)} cannot be compared: give 0, the unexposed twins, and one that is exposed")
+    names = [f"{group} {m}" for group, wanted in arms.items() for m in wanted]
+    return canaries[canaries.arm.isin(names)].reset_index(drop=True)
 
 
 def choose_sequences(
@@ -96,11 +136,12 @@ def choose_sequences(
     """
     if corpus.canaries is not None:
         return choose_blocks(corpus, n_sequences, seed)
-    step, first_row = resolve_step(name, step), _first_row(name, first_row)
+    step = resolve_step(name, step)
     _check_n_sequences(n_sequences, MOST_PAIRS)
+    first_row = _first_row(name, corpus, step, first_row, CANDIDATES * n_sequences)
     exposed = _candidates(name, corpus, first_row, n_sequences)
     _check_met(name, corpus, exposed["index"].to_numpy(), step)
-    after = (step + 1 - corpus.exposure_lag) * corpus.rows_per_step  # the first row that is not met by then
+    after = _first_unmet(corpus, step)
     if after + len(exposed) > len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     twins = _candidates(name, corpus, after, n_sequences)
@@ -201,9 +242,9 @@ def _published_repeats(name: str, index: np.ndarray) -> pd.DataFrame:
 
 def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: int | None, n_rows: int) -> np.ndarray:
     """The numbers of rows one after another that the model has met."""
-    first = _first_row(name, first_row)
     if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
         raise ValueError(f"n_rows={n_rows!r}: give a whole number of rows to choose among, 1 or more")
+    first = _first_row(name, corpus, step, first_row, n_rows)
     index = np.arange(first, min(first + n_rows, len(corpus)))
     _check_n_sequences(n_sequences, len(index))
     _check_met(name, corpus, index, step)
@@ -291,11 +332,20 @@ def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
     return arms[["index", "presentations", "z_complexity", "group", "block"]]
 
 
-def _first_row(name: str, first_row: int | None) -> int:
-    first_row = MODELS[name].paper_row if first_row is None else first_row
-    if first_row is None:
-        raise ValueError(f"give first_row: where the sequences that {name} is to be asked about begin")
-    return first_row
+def _first_row(name: str, corpus: Corpus, step: int, first_row: int | None, wanted: int) -> int:
+    """Where rows begin: as asked, else the paper's, else so that the last of those wanted is the last one met."""
+    if step < 0:
+        raise ValueError(
+            f"what {name} has met is not known, as its checkpoints have no step: name it, its step and its training "
+            "data with lmmem.MODELS.register"
+        )
+    known = MODELS[name].paper_row if first_row is None else first_row
+    return max(0, min(_first_unmet(corpus, step), len(corpus)) - wanted) if known is None else known
+
+
+def _first_unmet(corpus: Corpus, step: int) -> int:
+    """The first row that is not met by a step."""
+    return (step + 1 - corpus.exposure_lag) * corpus.rows_per_step
 
 
 def _check_met(name: str, corpus: Corpus, index: np.ndarray, step: int) -> None:

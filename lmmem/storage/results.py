@@ -13,7 +13,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +155,14 @@ def tables() -> pd.DataFrame:
     return found.astype({"step": "Int64"})  # repeats in a window have none
 
 
-def provenance_line(tables: Iterable[pd.DataFrame], seed: int) -> str:
+def provenance_line(records: Sequence[Mapping[str, Any]], seed: int) -> str:
     """One line that says what the tables of a page were measured with, when, and for how long.
 
     Parameters
     ----------
-    tables : as :func:`measured` gives them.
+    records : ``attrs["provenance"]`` of tables, as :func:`measured` gives them.
     seed : the page's, which chose sequences, noise and samples.
     """
-    records = [table.attrs["provenance"] for table in tables]
     seconds = sum(record["seconds"] for record in records)
 
     known = [record.get("steps", [record["step"]]) for record in records if "step" in record]  # not in each of repeats

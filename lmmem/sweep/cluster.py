@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["SCHEDULER_VARIABLE", "checked", "connect", "connected", "forget", "on_worker", "workers_of"]
+__all__ = [
+    "SCHEDULER_VARIABLE",
+    "checked",
+    "connect",
+    "connected",
+    "forget",
+    "on_one_worker",
+    "on_worker",
+    "workers_of",
+]
 
 SCHEDULER_VARIABLE = "LMMEM_SCHEDULER"  # where to measure, if a page or call does not say
 LOCAL = "local"
@@ -154,6 +163,24 @@ def on_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> Any:
         found = " and ".join(sorted(map(str, answers)))
         raise ValueError(f"the workers differ in {ask.__name__}: {found}. Use workers of one kind")
     return answers.pop()
+
+
+def on_one_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> tuple[Any, int]:
+    """What a question is answered by one of those who measure, and how many they are.
+
+    Parameters
+    ----------
+    scheduler : as for :func:`lmmem.sweep.tasks.run`.
+    ask : as for :func:`on_worker`.
+
+    >>> on_one_worker("", lambda: "here")
+    ('here', 1)
+    """
+    client = connect(scheduler)
+    if client is None:
+        return ask(), 1
+    with connected(client):
+        return client.submit(ask, pure=False).result(), max(1, len(workers_of(client)))
 
 
 def _local_cluster(place: str) -> Any:

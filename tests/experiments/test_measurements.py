@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import lmmem
 from lmmem.experiments import measurements as experiments
 from lmmem.storage.files import cache_folder
+from lmmem.sweep.tasks import BadInputError
 
 NAME = "pocket-mini"
 INDEX = [5, 900, 3]  # not sorted, on purpose
@@ -164,13 +165,39 @@ def test_one_model_is_held_at_a_time_and_not_loaded_twice(mini_corpus, monkeypat
     assert len(experiments._held) == 1
 
 
-@pytest.mark.parametrize(
-    ("seconds", "continuations", "said"), [(0.2, 100, "20 s"), (0.2, 3_000, "10 min"), (9.0, 4_000, "10.0 h")]
-)
-def test_time_needed_is_said_in_a_fitting_unit(seconds, continuations, said):
-    table = pd.DataFrame()
-    table.attrs["provenance"] = {"decoding_seconds": seconds}
-    assert experiments.time_needed(table, continuations).startswith(f"about {said}, ")
+def test_tokens_that_are_kept_are_those_whose_distance_is_measured(mini_corpus):
+    truth = lmmem.split(mini_corpus[INDEX])[1]
+    options = {"keep_tokens": True}
+    for table, tries in (
+        (experiments.greedy_table(NAME, mini_corpus, INDEX, **options), 1),
+        (experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
+        (experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.8], samples=3, **options), 3),
+    ):
+        said = np.stack([*table.tokens])
+        assert said.shape == (tries * len(INDEX), 64)
+        np.testing.assert_array_equal(lmmem.levenshtein(said, np.tile(truth, (tries, 1))), table.kl_ld)
+    again = experiments.greedy_table(NAME, mini_corpus, INDEX, **options)  # from disk
+    np.testing.assert_array_equal(
+        np.stack([*again.tokens]), lmmem.greedy(lmmem.load_model(NAME), mini_corpus[INDEX][:, :32])
+    )
+    assert "tokens" not in experiments.greedy_table(NAME, mini_corpus, INDEX)
+
+
+def test_more_sequences_are_said_to_take_longer(mini_corpus, monkeypatch):
+    monkeypatch.setattr(experiments, "_seconds_each", lambda info, settings, tokens, samples: 0.5)
+    monkeypatch.setattr(experiments, "TIMED", 2)
+    assert experiments.seconds_each(NAME, mini_corpus, [3, 5]) == 0.5
+    assert experiments.seconds_each(NAME, mini_corpus, [3, 5, 7, 9]) == 1.0
+    assert experiments.seconds_each(NAME, mini_corpus, []) == 0.0
+    assert (
+        experiments.seconds_each(NAME, mini_corpus, [3, 5, 7, 9], samples=2) == 1.0
+    )  # one sequence, two of its samples
+
+
+def test_sequences_that_no_model_of_this_length_can_read_end_a_sweep_at_once(mini_corpus):
+    beyond = dataclasses.replace(mini_corpus, rows=np.full((4, 96), 60_000), vocabulary=None)
+    with pytest.raises(BadInputError, match=r"sequences hold ids 60000 .. 60000; the vocabulary is 0 .. 511"):
+        experiments.greedy_table(NAME, beyond, [0, 1])
 
 
 def test_steps_of_one_sweep_are_those_measured_apart(mini_corpus):
@@ -249,7 +276,7 @@ def test_draws_that_fill_no_block_do_not_lie_beside_those_that_do(mini_corpus):
 def test_interruption_never_leaves_a_disturbed_model_behind(mini_corpus, monkeypatch):
     expected = experiments.greedy_table(NAME, mini_corpus, [7, 8, 9])
     with monkeypatch.context() as patch:
-        patch.setattr(experiments, "kl_ld", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(experiments.decoding, "greedy", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             experiments.perturbation_table(NAME, mini_corpus, [7, 8, 9], draws=10, sigma=0.07)
     assert not experiments._held

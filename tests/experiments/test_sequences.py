@@ -38,8 +38,6 @@ def test_corpus_without_canaries_is_refused():
     corpus = Corpus(np.zeros((4, 96), np.uint16), 2, 2)
     with pytest.raises(ValueError, match="has no canaries"):
         sequences.choose_blocks(corpus, 1)
-    with pytest.raises(ValueError, match="give first_row"):
-        sequences.natural_passages(NAME, corpus, 1)
 
 
 def test_natural_passages_repeat_as_often_as_they_say(mini_corpus):
@@ -102,10 +100,36 @@ def test_sequences_that_cannot_be_chosen_say_why(someone, met, options, message)
         sequences.choose_sequences(someone, met, **{"n_sequences": 2, "step": 6} | options)
 
 
-def test_model_without_the_papers_rows_needs_a_first_row(someone, met, monkeypatch):
+def test_model_without_the_papers_rows_is_asked_about_the_last_ones_it_met(someone, met, monkeypatch):
     monkeypatch.setitem(MODELS._models, "someone", dataclasses.replace(MODELS["someone"], paper_row=None))
-    with pytest.raises(ValueError, match="give first_row: where the sequences that someone"):
-        sequences.choose_sequences(someone, met, 2, 6)
+    found = sequences.choose_sequences(someone, met, 2, 6)
+    assert (found.exposure_step[found.presentations == 1] <= 6).all()
+    assert (found.exposure_step[found.presentations == 0] > 6).all()
+    unmet = 6 * met.rows_per_step
+    assert found["index"][found.presentations == 1].between(unmet - 8, unmet - 1).all()
+
+
+def test_what_a_model_without_numbered_steps_has_met_is_not_known(met, tmp_path, mini):
+    mini.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is not known, as its checkpoints have no step: name it, its step"):
+        sequences.choose_sequences(str(tmp_path), met, 2)
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({"spread": [0, 2]}, r"there is no spread 2; there are spread: 0, 1, 8, 16; window: 0, 16"),
+        ({"burst": [0]}, "there is no burst 0; there are spread"),
+        ({"spread": [1, 16]}, "cannot be compared: give 0, the unexposed twins, and one that is exposed"),
+        ({"spread": [0]}, "cannot be compared"),
+        ({}, "cannot be compared"),
+        ({"spread": 16}, "give groups and lists of presentations; there are spread"),
+        (["spread 16"], "give groups and lists of presentations"),
+    ],
+)
+def test_arms_that_cannot_be_compared_name_those_that_can(mini_corpus, arms, message):
+    with pytest.raises(ValueError, match=message):
+        sequences.of_arms(sequences.choose_blocks(mini_corpus, 2), arms)
 
 
 def test_repeats_without_published_counts_are_those_among_the_rows(someone, met):

@@ -550,7 +550,7 @@ def test_page_measures_on_a_scheduler(cluster, mini_corpus, tmp_path):
     said = "".join(output.get("text", "") for output in outputs)
     assert f"measuring on {address}" in said
     assert "continuations/s" in said
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert sum("image/svg+xml" in output.get("data", {}) for output in outputs) >= 2
 
 
 def test_documented_slurm_script_asks_for_what_it_should(tmp_path, monkeypatch):

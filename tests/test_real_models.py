@@ -12,7 +12,7 @@ import pytest
 
 from tests import stand_ins
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FEW = "-p n_sequences 3 -p min_complexity 0 -p seed 1"
 PAGES = {
     "01_repetition": "-p n_sequences 8 -p n_rows 64",
@@ -38,11 +38,12 @@ def test_page_runs_on_the_real_names(loopback, tmp_path, page, model):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
     step = 11_000 if model == "pythia1b" else 101
-    assert f"{model} at step {step}: " in said
+    assert f"Study of {model} at step {step}, " in said
     assert page < "03" or "if nothing of it has been measured before" in said
-    *compared, line = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    answer, *others, line = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    assert answer.startswith("**The answer.** ")
     if page == "01_repetition":
-        assert ("natural passages should be repeated" in compared[0]) == (model == "pythia1b")
+        assert ("natural passages should be repeated" in others[-1]) == (model == "pythia1b")
     assert line.startswith(f"*model {model}, step {step}")
     assert "float16" in line
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert sum("image/svg+xml" in output.get("data", {}) for output in outputs) >= 2

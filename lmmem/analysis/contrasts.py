@@ -1,0 +1,238 @@
+"""The exposed beside their unexposed twins, and the best of many tries beside one: what a page concludes from.
+
+Tables of :class:`lmmem.experiments.study.Study` in, tidy tables out. Knows neither models nor figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from lmmem.analysis.prose import Prose, tell
+from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
+
+__all__ = [
+    "before_and_after",
+    "by_arm",
+    "by_method",
+    "gains",
+    "halved",
+    "over_twins",
+    "recited",
+    "stacked",
+    "steps_of",
+    "told_arms",
+    "told_from",
+    "told_side",
+    "told_window",
+]
+
+TRIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+
+
+def steps_of(most: int) -> list[int]:
+    """Values of N at which best-of-N is shown: 1, 2, 5, 10 .. and the most there are.
+
+    >>> steps_of(12)
+    [1, 2, 5, 10, 12]
+    """
+    return [n for n in TRIES if n < most] + [most]
+
+
+def gains(
+    before: pd.DataFrame, tried: pd.DataFrame, sizes: Sequence[int] | None = None, by: str | None = None
+) -> pd.DataFrame:
+    """How much closer to the truth the best of N tries comes than the undisturbed model.
+
+    Parameters
+    ----------
+    before : as ``Study.greedy`` gives it.
+    tried : as ``Study.perturbed`` or ``Study.sampled`` gives it: a line a (sequence, draw or sample).
+    sizes : values of N; None is 1, 2, 5 .. and all there are.
+    by : column of `tried` whose values are kept apart: "sigma" or "temperature".
+
+    Returns
+    -------
+    The lines of `before`, kl_ld now kl_ld_before, for each value of `by` and each N, with columns
+    N, kl_ld (expected best of N, tokens) and gain (tokens).
+    """
+    tries = "draw" if "draw" in tried else "sample"
+    parts = []
+    for key, lines in [(None, tried)] if by is None else tried.groupby(by):
+        best = best_of_table(lines, tries, steps_of(lines[tries].nunique()) if sizes is None else sizes)
+        parts.append(best if by is None else best.assign(**{by: key}))
+    found = before.merge(pd.concat(parts), on="index", suffixes=("_before", ""))
+    return found.assign(gain=found.kl_ld_before - found.kl_ld)
+
+
+def by_method(before: pd.DataFrame, sampled: pd.DataFrame, noisy: pd.DataFrame) -> pd.DataFrame:
+    """Sampling and perturbation side by side, as :func:`gains`, told apart by a column method: "temperature 0.3" .."""
+    before = before.sort_values("index", ignore_index=True)
+    hot = gains(before, sampled, by="temperature")
+    cold = gains(before, noisy).assign(method="perturbation")
+    hot["method"] = [f"temperature {temperature:g}" for temperature in hot.temperature]
+    return pd.concat([hot.drop(columns="temperature"), cold], ignore_index=True)
+
+
+def before_and_after(found: pd.DataFrame) -> pd.DataFrame:
+    """kl-LD as trained, in the average draw and in the best of all: a column weights says which a line is of.
+
+    Parameters
+    ----------
+    found : as :func:`gains` gives it, N = 1 and the most among its N.
+    """
+    last, first = found[found.N.max() == found.N], found[found.N == 1]
+    trained = last.assign(kl_ld=last.kl_ld_before)
+    return stacked({"as trained": trained, "average draw": first, "best draw": last}, "weights")
+
+
+def over_twins(
+    table: pd.DataFrame,
+    value: str = "gain",
+    by: Sequence[str] = ("group", "presentations"),
+    *,
+    twins: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A quantity of the exposed minus that of the unexposed of their block, arm by arm.
+
+    Parameters
+    ----------
+    table : one line a sequence and method: columns block, group, presentations, arm, and `value`.
+    value : what is compared; larger is what exposure would bring.
+    by : columns that tell one comparison from another; twins are matched by those that are not
+        group, presentations or arm.
+    twins : the arm that all are compared with; None is that of 0 presentations in each group.
+    seed : of the bootstrap over blocks.
+
+    Returns
+    -------
+    One line an arm of the exposed: the columns of `by`, estimate, low, high, n.
+    """
+    kept = [column for column in by if column not in ("group", "presentations", "arm")]
+    unexposed = table[(table.arm == twins) if twins else (table.presentations == 0)]
+    exposed = table.drop(unexposed.index)
+    match = ["block", *kept] + ([] if twins else ["group"])
+    lines = []
+    for key, arm in exposed.groupby(list(by), sort=True):
+        pairs = arm.merge(unexposed, on=match, suffixes=("", "_twin"))
+        lines.append((*key, *gain_over_twins(pairs[value], pairs[f"{value}_twin"], seed)))
+    return pd.DataFrame(lines, columns=[*by, *Interval._fields])
+
+
+def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, seed: int = 0) -> pd.DataFrame:
+    """A fit of one column on another in each arm.
+
+    Parameters
+    ----------
+    table : columns presentations, `x` and `y`.
+    fit : one of :mod:`lmmem.analysis.statistics`, of (x, y, seed).
+
+    Returns
+    -------
+    One line an arm: presentations, estimate, low, high, n.
+    """
+    lines = [(m, *fit(arm[x], arm[y], seed)) for m, arm in table.groupby("presentations")]
+    return pd.DataFrame(lines, columns=["presentations", *Interval._fields])
+
+
+def stacked(tables: Mapping[str, pd.DataFrame], name: str = "study") -> pd.DataFrame:
+    """Tables one after another, with a column that says which one a line is of."""
+    return pd.concat([table.assign(**{name: which}) for which, table in tables.items()], ignore_index=True)
+
+
+def halved(table: pd.DataFrame, value: str, within: str) -> pd.DataFrame:
+    """Whether a column lies above its median in each group: a column half, "above the median" or "at or below it"."""
+    above = table[value] > table.groupby(within)[value].transform("median")
+    return table.assign(half=np.where(above, "above the median", "at or below it"))
+
+
+def recited(table: pd.DataFrame, by: Sequence[str] = ("group", "presentations")) -> pd.DataFrame:
+    """How many sequences are recited word for word, undisturbed and in at least one try.
+
+    Parameters
+    ----------
+    table : as :func:`gains` gives it, of one N: the most.
+
+    Returns
+    -------
+    One line an arm: as_trained, in_some_try, of.
+    """
+    found = table.assign(as_trained=table.kl_ld_before == 0, in_some_try=table.kl_ld == 0, of=1)
+    return found.groupby(list(by))[["as_trained", "in_some_try", "of"]].sum().reset_index()
+
+
+def told_arms(difference: pd.DataFrame, by: Sequence[str] = ("group", "presentations"), joined: str = " ") -> str:
+    """Which arms lie above 0 and which below, by their intervals, as a sentence.
+
+    >>> told_arms(pd.DataFrame({"group": ["a", "b"], "presentations": [1, 2], "low": [1, -1], "high": [2, 1]}))
+    'The interval lies above 0 for a 1, and includes 0 for b 2.'
+    """
+    sides: dict[str, ArrayLike] = {
+        "lies above 0 for": difference.low > 0,
+        "lies below 0 for": difference.high < 0,
+        "includes 0 for": (difference.low <= 0) & (difference.high >= 0),
+    }
+    named = {
+        side: ", ".join(
+            joined.join(map(str, arm)) for arm in difference[np.asarray(which)][list(by)].itertuples(index=False)
+        )
+        for side, which in sides.items()
+    }
+    return "The interval " + ", and ".join(f"{side} {arms}" for side, arms in named.items() if arms) + "."
+
+
+def told_from(presentations: Iterable[int]) -> str:
+    """From how many presentations on something holds, in words.
+
+    >>> told_from([8, 4]), told_from([])
+    ('from 4 presentations on', 'in no arm')
+    """
+    least = min(presentations, default=None)
+    return "in no arm" if least is None else f"from {least} presentations on"
+
+
+def told_side(interval: Interval, above: str = "", below: str = "") -> str:
+    """On which side of 0 an interval lies, and what that would mean, in words.
+
+    >>> told_side(Interval(1.0, 0.5, 1.5, 9), above="it grows")
+    'an interval above 0: it grows'
+    >>> told_side(Interval(1.0, -0.5, 1.5, 9))
+    'an interval that includes 0: not established here'
+    """
+    if not interval.excludes_zero:
+        return "an interval that includes 0: not established here"
+    side, meaning = ("above", above) if interval.low > 0 else ("below", below)
+    return f"an interval {side} 0" + (f": {meaning}" if meaning else "")
+
+
+def told_window(sample: pd.DataFrame, seed: int = 0) -> Prose:
+    """Whether passages recur in a window of the training data as often as they should, in words.
+
+    Parameters
+    ----------
+    sample : as ``Study.in_a_window`` gives it.
+    seed : of the bootstrap over passages.
+    """
+    if not len(sample) or not sample.expected.sum():
+        return tell(
+            "The repeats of these passages are not known beyond the window that they were chosen from, so there is "
+            "nothing to compare."
+        )
+    ratio = bootstrap(
+        lambda found, expected: found.sum() / max(expected.sum(), 1e-9), sample.found, sample.expected, seed=seed
+    )
+    return tell(
+        "In a window of {window:,} of {of:,} rows, the {n} natural passages should be repeated by {expected:.1f} other "
+        "rows, and are by {found:.0f}: a ratio of {ratio:.2f}. The interval is over passages; which rows fall into the "
+        "window, that all passages share, comes on top.",
+        window=int(sample.window.iloc[0]),
+        of=int(sample.of.iloc[0]),
+        n=len(sample),
+        expected=float(sample.expected.sum()),
+        found=float(sample.found.sum()),
+        ratio=ratio,
+    )

@@ -1,0 +1,61 @@
+"""Sentences whose numbers come from tables: :func:`tell`, one call where a page says what was found."""
+
+from __future__ import annotations
+
+import textwrap
+
+__all__ = ["Prose", "tell"]
+
+MINUS = "\N{MINUS SIGN}"
+
+
+class Prose(str):
+    """Markdown that a notebook, a book and an executed notebook show as text."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def tell(text: str, **values: object) -> Prose:
+    """Markdown with values at their names, formatted as ``str.format`` does.
+
+    Parameters
+    ----------
+    text : paragraphs; ``{gain:.1f}`` is a number or an interval, ``{n:,}`` a count. Braces of formulas
+        are written twice.
+    values : by name; each has to be told.
+
+    Raises
+    ------
+    KeyError : the text names a value that is not given.
+    ValueError : a value is given and not told.
+
+    >>> tell("Mean {what}: {mean:.1f} tokens, n = {n:,}.", what="kl-LD", mean=59.52, n=1_024)
+    'Mean kl-LD: 59.5 tokens, n = 1,024.'
+    """
+    told = _Told(values)
+    formatted = textwrap.dedent(text).strip().format_map(told)
+    if unused := values.keys() - told.seen:
+        raise ValueError(f"not told: {', '.join(sorted(unused))}")
+    return Prose(formatted)
+
+
+class _Told(dict):
+    """Values that note which were asked for; numbers below 0 have a minus sign, not a hyphen."""
+
+    def __init__(self, values: dict[str, object]) -> None:
+        super().__init__(values)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> object:
+        self.seen.add(name)
+        value = super().__getitem__(name)
+        return _Number(value) if isinstance(value, int | float) else value
+
+
+class _Number:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec).replace("-", MINUS)

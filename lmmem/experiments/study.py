@@ -1,0 +1,413 @@
+"""An experiment in five lines: :class:`Study` carries what its measurements share, and gives tidy tables.
+
+Every page begins with one. The functions it calls, of sequences.py and measurements.py, are there for
+whoever wants them apart. Knows nothing of figures.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from lmmem.corpora.corpus import Corpus, training_data
+from lmmem.experiments import measurements
+from lmmem.experiments.sequences import (
+    DEFAULT_PAIRS,
+    WINDOW,
+    choose_blocks,
+    choose_sequences,
+    compare_with_window,
+    dose_sequences,
+    natural_passages,
+    of_arms,
+)
+from lmmem.models.loading import download_size
+from lmmem.models.registry import DTYPES, MODELS, resolve_step
+from lmmem.protocol import CONTINUATION, DRAWS, PROMPT
+from lmmem.storage.results import provenance_line
+from lmmem.sweep.cluster import checked, on_worker
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Study"]
+
+Steps = int | Sequence[int] | None
+SAMPLES_TIMED = 40  # of a sequence, to say how long all take
+
+
+class Study:
+    """A model at a training step, its training data, a seed, and where to measure.
+
+    Parameters
+    ----------
+    model : a name in ``lmmem.MODELS``, an id on the Hub, or a folder.
+    step : training step of the weights; None is the step that the paper measures, else the last.
+    seed : chooses sequences, noise and samples.
+    dtype, device : as for :func:`lmmem.load_model`, of all its measurements.
+    scheduler : where to measure, as for :func:`lmmem.sweep.tasks.run`.
+    data : training data on this machine, as for :func:`lmmem.training_data`; or a Corpus.
+    rows_per_step : of training data that the registry does not know.
+
+    Attributes
+    ----------
+    model, step, seed, dtype, scheduler : as resolved.
+    steps : every step with a checkpoint, ascending.
+    corpus : the training data; None if they are not known, which is said where they are asked for.
+    randomised : whether chance decided what the model met how often, so that differences are caused by it.
+
+    Raises
+    ------
+    ValueError : unknown model, step, dtype or scheduler, or a seed that is none; the message names what is valid.
+
+    >>> study = Study("pocket-mini")
+    >>> chosen = study.sequences(n=4, arms={"spread": [0, 16]})
+    >>> before, noisy = study.greedy(chosen), study.perturbed(chosen, sigma=1e-2, draws=4)
+    >>> noisy.groupby("arm").kl_ld.count().to_dict()
+    {'spread 0': 16, 'spread 16': 16}
+    """
+
+    def __init__(
+        self,
+        model: str,
+        step: int | None = None,
+        *,
+        seed: int = 0,
+        dtype: str | None = None,
+        device: str | None = None,
+        scheduler: str | Client | None = None,
+        data: str | Path | Corpus | None = None,
+        rows_per_step: int | None = None,
+    ) -> None:
+        info = MODELS[model]
+        measurements.check_whole("seed", seed, 0)
+        if dtype is not None and dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        self.model, self.seed, self.scheduler = model, seed, scheduler
+        self.place = checked(scheduler)
+        self.step = resolve_step(model, info.paper_step if step is None else step)
+        self.steps = info.steps or (self.step,)
+        self.sigma, self.dtype = info.sigma, dtype or info.dtype
+        self._device, self._records = device, list[dict[str, Any]]()
+        self._data, self._rows_per_step = data, rows_per_step
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The training data."""
+        if isinstance(self._data, Corpus):
+            return self._data
+        return training_data(self.model, self._data, self._rows_per_step)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether chance decided what the model met how often."""
+        return self.corpus.canaries is not None
+
+    @property
+    def _blocks(self) -> int:
+        return 0 if self.corpus.canaries is None else self.corpus.canaries.block.nunique()
+
+    @functools.cached_property
+    def device(self) -> str:
+        """Where the model computes, asked once where it is measured."""
+        return self._device or on_worker(self.scheduler, measurements.device_here)
+
+    def __repr__(self) -> str:
+        where = f" on {self.place}" if self.place else ""
+        return f"Study of {self.model} at step {self.step}, seed {self.seed}, {self.dtype} on {self.device}{where}"
+
+    def sequences(
+        self,
+        n: int | None = None,
+        *,
+        arms: Mapping[str, Sequence[int]] | None = None,
+        at_most: int | None = None,
+        rows: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        first_row: int | None = None,
+        min_complexity: float = 0.0,
+    ) -> pd.DataFrame:
+        """Sequences to ask about: those met and their unexposed twins, or rows or tokens of your own.
+
+        Parameters
+        ----------
+        n : how many in each arm; None is all there are, or `at_most`.
+        arms : of an organism, groups and their presentations, ``{"spread": [0, 1, 16]}``; 0 are the twins,
+            without which nothing can be compared. None is all. Of other models arms are met and not met.
+        at_most : how many in each arm if `n` is None.
+        rows : row numbers of the corpus, in the place of arms.
+        tokens : (m, w) token ids of your own, w at least 96, in the place of arms.
+        first_row, min_complexity : of models whose data nobody has randomised, as for
+            :func:`lmmem.experiments.sequences.choose_sequences`.
+
+        Returns
+        -------
+        One line a sequence: index, and with arms: arm, group, presentations, block, z_complexity, exposure_step.
+        Of your own tokens: index (0, 1, ..) and tokens.
+
+        Raises
+        ------
+        ValueError : there are no such arms, or fewer sequences than n; the message names those there are.
+        """
+        if tokens is not None:
+            own = np.asarray(tokens)
+            if own.ndim != 2 or own.dtype.kind not in "iu" or own.shape[1] < PROMPT + CONTINUATION:
+                raise ValueError(
+                    f"tokens: give rows of at least {PROMPT + CONTINUATION} token ids, got {own.dtype} of {own.shape}"
+                )
+            return pd.DataFrame({"index": range(len(own)), "tokens": list(own[:, : PROMPT + CONTINUATION])})
+        if rows is not None:
+            index = np.asarray(rows)
+            exposure = self.corpus.exposure_step(index)
+            return pd.DataFrame({"index": index, "exposure_step": exposure})
+        canaries = self.corpus.canaries
+        if canaries is None:
+            return choose_sequences(
+                self.model,
+                self.corpus,
+                n or at_most or DEFAULT_PAIRS,
+                self.step,
+                self.seed,
+                first_row=first_row,
+                min_complexity=min_complexity,
+            )
+        found = choose_blocks(self.corpus, n or min(self._blocks, at_most or self._blocks), self.seed)
+        return found if arms is None else of_arms(found, arms)
+
+    def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
+        """Those of the arms wanted that this model has, groups with nothing but their twins left out.
+
+        Parameters
+        ----------
+        wanted : as `arms` of :meth:`sequences`.
+
+        Returns
+        -------
+        None for a model whose data nobody has randomised.
+
+        >>> Study("pocket-mini").arms_among({"spread": [0, 2, 16], "window": [0, 64]})
+        {'spread': [0, 16]}
+        """
+        canaries = self.corpus.canaries
+        if canaries is None:
+            return None
+        there = canaries.groupby("group").presentations.unique()
+        found = {group: [m for m in ms if m in there.get(group, [])] for group, ms in wanted.items()}
+        return {group: ms for group, ms in found.items() if any(ms)}
+
+    def natural(self, n: int | None = None, *, first_row: int | None = None, n_rows: int = WINDOW) -> pd.DataFrame:
+        """Passages of natural text that the model has seen, drawn evenly over how often they repeat.
+
+        Parameters
+        ----------
+        n : how many of each bin of repeats at most; None is 32.
+        first_row, n_rows : as for :func:`lmmem.experiments.sequences.natural_passages`, which says what is
+            returned; beside that, group ("natural") and presentations (the lower end of the bin).
+        """
+        n = n or (DEFAULT_PAIRS if self.corpus.canaries is None else min(DEFAULT_PAIRS, self._blocks))
+        found = natural_passages(self.model, self.corpus, n, self.step, self.seed, first_row=first_row, n_rows=n_rows)
+        self._records.append(found.attrs["provenance"])
+        return found.assign(group="natural", presentations=found.bin)
+
+    def dose(self, natural: pd.DataFrame, n: int | None = None, *, first_row: int | None = None) -> pd.DataFrame:
+        """Sequences by how often they were met: canaries, or natural passages in their place.
+
+        Parameters
+        ----------
+        natural : as :meth:`natural` gives it.
+        n : how many of each number of presentations; None is 32, or as many as there are.
+        first_row : as for :meth:`sequences`.
+
+        Returns
+        -------
+        One line a sequence: index, presentations, z_complexity, group, block. Of an organism, the canaries that are
+        presented over the whole of training. Else what :func:`lmmem.experiments.sequences.dose_sequences` says.
+        """
+        found = self.sequences(n, at_most=DEFAULT_PAIRS, first_row=first_row)
+        return (
+            found[found.group == "spread"].reset_index(drop=True) if self.randomised else dose_sequences(natural, found)
+        )
+
+    def in_a_window(self, natural: pd.DataFrame, *, first_row: int | None = None, n_rows: int = WINDOW) -> pd.DataFrame:
+        """Repeats over all of the training data beside our own count in a window of it.
+
+        Parameters
+        ----------
+        As for :func:`lmmem.experiments.sequences.compare_with_window`, which says what is returned.
+        """
+        return compare_with_window(self.model, self.corpus, natural, self.step, first_row=first_row, n_rows=n_rows)
+
+    def design(self, block: int = 0) -> pd.DataFrame:
+        """When each sequence of one block of the experiment is presented: arm and step, one line a presentation.
+
+        Of a model whose data nobody has randomised: no lines.
+        """
+        canaries, presented = self.corpus.canaries, self.corpus.presented
+        if canaries is None or presented is None:
+            return pd.DataFrame({"arm": [], "step": []})
+        chosen = canaries[canaries.block == block]
+        arms = (chosen.group + " " + chosen.presentations.astype(str)).set_axis(chosen.canary)
+        found = presented[presented.canary.isin(chosen.canary)]
+        return found.assign(arm=found.canary.map(arms))[["arm", "step"]].reset_index(drop=True)
+
+    def met(self, sequences: pd.DataFrame) -> tuple[int, int]:
+        """The first and the last step whose weights were the first to know a presentation of these sequences."""
+        if self.corpus.presented is not None and "canary" in sequences:
+            exposed = sequences.canary[sequences.presentations > 0]
+            steps = self.corpus.presented.step[self.corpus.presented.canary.isin(exposed)]
+        else:
+            steps = sequences.exposure_step[sequences.get("presentations", 1) > 0]
+        return int(steps.min()), int(steps.max())
+
+    def steps_around(self, sequences: pd.DataFrame, every: int = 2) -> list[int]:
+        """Steps at which to follow sequences, the study's among them.
+
+        Of an organism every second one with a checkpoint, else the last before they are met: weights are large.
+
+        Parameters
+        ----------
+        sequences : as :meth:`sequences` gives them.
+        every : of an organism, every how many-th.
+        """
+        first, _ = self.met(sequences)
+        around = self.steps[::every] if self.randomised else [step for step in self.steps if step < first][-1:]
+        return sorted({*around, self.step})
+
+    def greedy(self, sequences: pd.DataFrame, *, steps: Steps = None, keep_tokens: bool = False) -> pd.DataFrame:
+        """What the model says without any disturbance.
+
+        Parameters
+        ----------
+        sequences : as :meth:`sequences` or :meth:`natural` gives them.
+        steps : training steps to measure in the place of the study's; several are one sweep.
+        keep_tokens : also keep what it says, a list of token ids in each line.
+
+        Returns
+        -------
+        The lines of `sequences`, for each step, with the columns of
+        :func:`lmmem.experiments.measurements.greedy_table`, and memorised: whether kl_ld is 0.
+        """
+        found = self._measured(measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens)
+        return found.assign(memorised=found.kl_ld == 0)
+
+    def perturbed(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        sigma: float | Sequence[float] | None = None,
+        draws: int = DRAWS,
+        steps: Steps = None,
+        keep_tokens: bool = False,
+    ) -> pd.DataFrame:
+        """What the model says after each of many random perturbations of its weights.
+
+        Parameters
+        ----------
+        sequences, steps, keep_tokens : as for :meth:`greedy`.
+        sigma : standard deviation of the noise, in absolute weight units, or several; None is the model's default.
+        draws : number of perturbations.
+
+        Returns
+        -------
+        The lines of `sequences`, for each draw, with the columns of
+        :func:`lmmem.experiments.measurements.perturbation_table`.
+        """
+        sigmas = sigma if isinstance(sigma, Sequence) else [self.sigma if sigma is None else sigma]
+        options = {"draws": draws, "seed": self.seed, "keep_tokens": keep_tokens}
+        found = [
+            self._measured(measurements.perturbation_table, sequences, steps, sigma=one, **options) for one in sigmas
+        ]
+        return pd.concat(found, ignore_index=True)
+
+    def sampled(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        temperatures: Sequence[float],
+        samples: int = DRAWS,
+        steps: Steps = None,
+        keep_tokens: bool = False,
+    ) -> pd.DataFrame:
+        """What the model says when its continuations are sampled.
+
+        Parameters
+        ----------
+        sequences, steps, keep_tokens : as for :meth:`greedy`.
+        temperatures : each is one set of samples.
+        samples : continuations of a sequence at each.
+
+        Returns
+        -------
+        The lines of `sequences`, for each sample, with the columns of
+        :func:`lmmem.experiments.measurements.temperature_table`.
+        """
+        options = {"temperatures": temperatures, "samples": samples, "seed": self.seed, "keep_tokens": keep_tokens}
+        return self._measured(measurements.temperature_table, sequences, steps, **options)
+
+    def cost(self, sequences: pd.DataFrame, *, draws: int = 0, samples: int = 0) -> str:
+        """What it takes to measure, in one line; it times a continuation of each sequence to say so.
+
+        Parameters
+        ----------
+        sequences : as for :meth:`greedy`.
+        draws : perturbations in all, beside the undisturbed model.
+        samples : sampled continuations of each sequence in all.
+        """
+        size = download_size(self.model, self.step)
+        weights = f"{size / 1e9:.1f} GB of weights to fetch" if size else "weights are here"
+        print(f"{self!r}: {weights}; timing a continuation of {len(sequences)} sequences")
+        corpus, index = self._asked(sequences)
+        seconds = 0.0
+        for continuations, ways in ((1 + draws, 0), (samples, SAMPLES_TIMED)):
+            if continuations:
+                seconds += continuations * measurements.seconds_each(
+                    self.model,
+                    corpus,
+                    index,
+                    self.step,
+                    samples=ways,
+                    dtype=self.dtype,
+                    device=self.device,
+                    scheduler=self.scheduler,
+                )
+        short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
+        duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
+        many = f"{len(sequences) * (1 + draws + samples):,} continuations of {CONTINUATION} tokens"
+        return f"{many}: about {duration}, if nothing of it has been measured before"
+
+    def provenance(self) -> str:
+        """What everything that this study has measured was measured with, in one line."""
+        return provenance_line(self._records, self.seed)
+
+    def _asked(self, sequences: pd.DataFrame) -> tuple[Corpus, list[int]]:
+        """Where the tokens of these sequences are, and at which rows."""
+        if "tokens" not in sequences:
+            return self.corpus, sequences["index"].tolist()
+        rows = np.stack([*sequences.tokens]) if len(sequences) else np.empty((0, PROMPT + CONTINUATION), dtype=int)
+        return Corpus(rows, rows_per_step=1, steps=0), list(range(len(rows)))
+
+    def _measured(self, measure: Any, sequences: pd.DataFrame, steps: Steps, **options: Any) -> pd.DataFrame:
+        if sequences["index"].duplicated().any():
+            raise ValueError("sequences holds an index twice: give each once, or its measurements cannot be told apart")
+        corpus, index = self._asked(sequences)
+        table = measure(
+            self.model,
+            corpus,
+            index,
+            self.step if steps is None else [*steps] if isinstance(steps, Sequence) else steps,
+            dtype=self.dtype,
+            device=self.device,
+            scheduler=self.scheduler,
+            **options,
+        )
+        self._records.append(table.attrs["provenance"])
+        if "tokens" in sequences:  # these are what the table has kept, if it has
+            sequences = sequences.drop(columns="tokens")
+            table["index"] = table["index"].map(dict(enumerate(sequences["index"])))
+        return sequences.merge(table, on="index")

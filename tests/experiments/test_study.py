@@ -1,0 +1,199 @@
+"""A study: what its measurements share, and that its tables are those of the functions below it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmmem
+from lmmem.experiments import measurements, sequences
+from lmmem.models.registry import MODELS, ModelInfo
+from lmmem.pocket.training import checkpoint_folder
+
+NAME = "pocket-mini"
+
+
+@pytest.fixture(scope="module")
+def study(cache) -> lmmem.Study:
+    return lmmem.Study(NAME, seed=3)
+
+
+@pytest.fixture(scope="module")
+def chosen(study) -> pd.DataFrame:
+    return study.sequences(n=4, arms={"spread": [0, 1, 16]})
+
+
+def test_study_says_what_it_is(study):
+    assert repr(study) == "Study of pocket-mini at step 120, seed 3, float32 on cpu"
+    assert repr(lmmem.Study("pythia1b", dtype="bfloat16", device="cuda", scheduler="local:2")) == (
+        "Study of pythia1b at step 11000, seed 0, bfloat16 on cuda on local:2"
+    )
+    assert study.steps == MODELS[NAME].steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "pocet"}, "did you mean 'pocket'"),
+        ({"step": 7}, "nearest: 6 and 12"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"scheduler": "somewhere"}, 'give "local"'),
+        ({"seed": -1}, "seed=-1: give a whole number"),
+        ({"seed": "x"}, "seed='x': give a whole number"),
+    ],
+)
+def test_study_that_cannot_be_made_is_refused_before_anything_is_loaded(options, message):
+    with pytest.raises(ValueError, match=message):
+        lmmem.Study(**{"model": NAME} | options)
+
+
+def test_measurements_are_those_of_the_functions_with_the_columns_of_the_sequences(study, chosen, mini_corpus):
+    index = chosen["index"].tolist()
+    for found, expected in (
+        (study.greedy(chosen), measurements.greedy_table(NAME, mini_corpus, index)),
+        (
+            study.perturbed(chosen, sigma=0.05, draws=4),
+            measurements.perturbation_table(NAME, mini_corpus, index, sigma=0.05, draws=4, seed=3),
+        ),
+        (
+            study.sampled(chosen, temperatures=[0.5, 1.0], samples=3),
+            measurements.temperature_table(NAME, mini_corpus, index, temperatures=[0.5, 1.0], samples=3, seed=3),
+        ),
+        (study.greedy(chosen, steps=[6, 120]), measurements.greedy_table(NAME, mini_corpus, index, [6, 120])),
+    ):
+        key = [c for c in ("step", "sigma", "draw", "temperature", "sample", "index") if c in expected]
+        pd.testing.assert_frame_equal(
+            found[expected.columns].sort_values(key, ignore_index=True), expected.sort_values(key, ignore_index=True)
+        )
+        arms = found.drop_duplicates("index").set_index("index").arm
+        pd.testing.assert_series_equal(arms.sort_index(), chosen.set_index("index").arm.sort_index())
+
+
+def test_several_sigmas_are_one_table(study, chosen):
+    found = study.perturbed(chosen, sigma=[0.01, 0.05], draws=2)
+    assert found.groupby("sigma").size().to_dict() == {0.01: 2 * len(chosen), 0.05: 2 * len(chosen)}
+
+
+def test_nobody_s_number_of_sequences_is_all_there_are_or_at_most_so_many(study):
+    assert study.sequences().groupby("arm").size().unique().tolist() == [6]
+    assert study.sequences(at_most=5).groupby("arm").size().unique().tolist() == [5]
+    assert study.sequences(at_most=50).groupby("arm").size().unique().tolist() == [6]
+    with pytest.raises(ValueError, match="n_sequences=7: give a whole number per arm, from 1 to the 6 there are"):
+        study.sequences(n=7, at_most=5)
+
+
+def test_rows_of_the_corpus_can_be_asked_about(study, mini_corpus):
+    found = study.greedy(study.sequences(rows=[900, 3]))
+    assert found["index"].tolist() == [900, 3]
+    assert found.exposure_step.tolist() == mini_corpus.exposure_step([900, 3]).tolist()
+    np.testing.assert_array_equal(found.kl_ld, measurements.greedy_table(NAME, mini_corpus, [900, 3]).kl_ld)
+
+
+def test_tokens_of_ones_own_can_be_asked_about(study, mini_corpus):
+    own = study.sequences(tokens=mini_corpus[[900, 3]])
+    found = study.greedy(own, keep_tokens=True)
+    np.testing.assert_array_equal(found.kl_ld, measurements.greedy_table(NAME, mini_corpus, [900, 3]).kl_ld)
+    assert np.stack([*found.tokens]).shape == (2, 64)
+    few = study.greedy(own[1:])
+    assert few["index"].tolist() == [1]
+    assert few.kl_ld.tolist() == found.kl_ld[1:].tolist()
+    for wrong in ([[1, 2, 3]], np.zeros((2, 96)), np.zeros(96, int)):
+        with pytest.raises(ValueError, match="tokens: give rows of at least 96 token ids"):
+            study.sequences(tokens=wrong)
+
+
+def test_sequence_that_is_given_twice_is_refused(study, chosen):
+    with pytest.raises(ValueError, match="holds an index twice"):
+        study.greedy(pd.concat([chosen, chosen]))
+
+
+def test_cost_and_provenance_are_of_the_study(mini, chosen, capsys):
+    study = lmmem.Study(NAME, seed=3)
+    said = study.cost(chosen, draws=200)
+    assert said.startswith(f"{201 * len(chosen):,} continuations of 64 tokens: about ")
+    assert said.endswith(", if nothing of it has been measured before")
+    assert "weights are here" in capsys.readouterr().out
+    study.greedy(chosen)
+    study.greedy(chosen, steps=[6, 12])
+    assert study.provenance().startswith("model pocket-mini, step 120 (and 2 others), seed 3, float32 on cpu (")
+
+
+@pytest.mark.parametrize(("each", "said"), [(0.2, "about 40 s"), (3.0, "about 10 min"), (180.0, "about 10.0 h")])
+def test_duration_is_said_in_a_fitting_unit(study, chosen, monkeypatch, each, said):
+    monkeypatch.setattr(measurements, "seconds_each", lambda *_, **__: each)
+    assert said in study.cost(chosen, draws=199)
+
+
+def test_natural_passages_bear_their_bin_as_presentations(study):
+    found = study.natural(4)
+    pd.testing.assert_series_equal(found.presentations, found.bin, check_names=False)
+    expected = sequences.natural_passages(NAME, study.corpus, 4, 120, 3)
+    pd.testing.assert_frame_equal(found[expected.columns], expected)
+    dose = study.dose(found, 4)
+    assert set(dose.group) == {"spread"}
+    assert dose.groupby("presentations").size().to_dict() == {0: 4, 1: 4, 8: 4, 16: 4}
+
+
+def test_design_is_every_presentation_of_a_block(study, mini_corpus):
+    design = study.design(2)
+    canaries = mini_corpus.canaries.query("block == 2")
+    expected = mini_corpus.presented[mini_corpus.presented.canary.isin(canaries.canary)]
+    assert sorted(design.step) == sorted(expected.step)
+    assert design.groupby("arm").size()["spread 16"] == 16
+
+
+def test_sequences_are_met_when_they_are_presented(study, chosen, mini_corpus):
+    exposed = chosen[chosen.presentations > 0]
+    steps = mini_corpus.presented.step[mini_corpus.presented.canary.isin(exposed.canary)]
+    assert study.met(chosen) == (steps.min(), steps.max())
+    assert study.steps_around(chosen, every=5) == [0, 30, 60, 90, 120]
+
+
+@pytest.fixture
+def someone(mini, mini_corpus, monkeypatch, tmp_path) -> tuple[str, str]:
+    """The small organism as a model of one's own, with its training data in a file."""
+    place = str(checkpoint_folder(NAME, 120).parent / "step-{step:06d}")
+    info = ModelInfo("someone", "0.2 M", (6, 60, 120), "my rows", "float32", 0.01, "me", place)
+    monkeypatch.setitem(MODELS._models, "someone", info)
+    np.save(tmp_path / "rows.npy", mini_corpus[: mini_corpus.trained_rows].astype(np.uint16))
+    return "someone", str(tmp_path / "rows.npy")
+
+
+def test_model_of_ones_own_is_measured_on_training_data_by_path(someone, mini_corpus):
+    name, path = someone
+    study = lmmem.Study(name, 60, data=path, rows_per_step=mini_corpus.rows_per_step)
+    assert not study.randomised
+    assert study.arms_among({"spread": [0, 1]}) is None
+    chosen = study.sequences(n=3)
+    assert (chosen.exposure_step[chosen.presentations == 1] <= 60).all()
+    assert (chosen.exposure_step[chosen.presentations == 0] > 60).all()
+    found = study.greedy(chosen)
+    direct = lmmem.kl_ld(lmmem.load_model(NAME, 60), *lmmem.split(mini_corpus[chosen["index"]]))
+    np.testing.assert_array_equal(found.kl_ld, direct)
+    assert study.design().empty
+    assert study.steps_around(chosen) == [6, 60] or study.met(chosen)[0] <= 6
+    natural = study.natural(3, n_rows=200)
+    assert study.dose(natural, 3).presentations.min() == 0
+    assert study.in_a_window(natural).empty
+
+
+def test_training_data_that_are_not_known_say_what_to_give(someone, tmp_path):
+    name, path = someone
+    for options, message in (
+        ({}, "give them as a path with rows_per_step"),
+        ({"data": path}, "give them as a path with rows_per_step"),
+        ({"data": path, "rows_per_step": 0}, "rows_per_step=0: give a whole number"),
+        ({"data": str(tmp_path), "rows_per_step": 8}, "are read from .npy"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lmmem.Study(name, **options).sequences(n=2)
+    with pytest.raises(FileNotFoundError, match="there is nothing at"):
+        lmmem.Study(name, data=tmp_path / "none.npy", rows_per_step=8).sequences(n=2)
+
+
+def test_corpus_can_be_given_as_it_is(mini_corpus, someone):
+    corpus = dataclasses.replace(mini_corpus, canaries=None, presented=None)
+    assert lmmem.Study(someone[0], 60, data=corpus).corpus is corpus
