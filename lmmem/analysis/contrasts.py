@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from lmmem.analysis.prose import Prose, tell
 from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
@@ -171,18 +170,14 @@ def told_arms(difference: pd.DataFrame, by: Sequence[str] = ("group", "presentat
     >>> told_arms(pd.DataFrame({"group": ["a", "b"], "presentations": [1, 2], "low": [1, -1], "high": [2, 1]}))
     'The interval lies above 0 for a 1, and includes 0 for b 2.'
     """
-    sides: dict[str, ArrayLike] = {
-        "lies above 0 for": difference.low > 0,
-        "lies below 0 for": difference.high < 0,
-        "includes 0 for": (difference.low <= 0) & (difference.high >= 0),
-    }
-    named = {
-        side: ", ".join(
-            joined.join(map(str, arm)) for arm in difference[np.asarray(which)][list(by)].itertuples(index=False)
-        )
-        for side, which in sides.items()
-    }
-    return "The interval " + ", and ".join(f"{side} {arms}" for side, arms in named.items() if arms) + "."
+    names = np.array([joined.join(map(str, arm)) for arm in difference[list(by)].itertuples(index=False)], dtype=object)
+    above, below = (difference.low > 0).to_numpy(), (difference.high < 0).to_numpy()
+    said = [
+        f"{side} 0 for {', '.join(names[which])}"
+        for side, which in (("lies above", above), ("lies below", below), ("includes", ~above & ~below))
+        if which.any()
+    ]
+    return f"The interval {', and '.join(said)}."
 
 
 def told_from(presentations: Iterable[int]) -> str:

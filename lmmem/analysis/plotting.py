@@ -21,6 +21,7 @@ PRESENTATIONS = sns.color_palette("flare", 8)
 UNEXPOSED = "0.45"
 MARKERS = {"spread": "o", "window": "s", "row": "D", "natural": "^"}
 COLORBLIND = sns.color_palette("colorblind")
+HOT = mpl.colormaps["YlOrBr"]  # temperatures
 # What is drawn beside arms: the undisturbed model, noise, sampling; a randomised and a found study.
 NAMED = {
     "as trained": "0.2",
@@ -67,6 +68,8 @@ def mark_of(name: object, number: int = 0) -> tuple[Any, str]:
         return COLORBLIND[list(MARKERS).index(str(name))], MARKERS[str(name)]
     if name in NAMED:
         return NAMED[str(name)], "o"
+    if group == "temperature":
+        return HOT(0.3 + 0.5 * min(float(presentations), 1.5) / 1.5), "v"
     if presentations.isdigit() and group in ("", *MARKERS):
         m = int(presentations)
         shade = PRESENTATIONS[min(len(PRESENTATIONS) - 1, m.bit_length())] if m else UNEXPOSED
@@ -145,8 +148,8 @@ def plot_facets(table: pd.DataFrame, x: str, facet: str, *, hue: str, **options:
     The axes, in the order of the values.
     """
     parts = list(table.groupby(facet, sort=True))
-    width = 3.2 + 6.4 / max(2, len(parts))
-    figure, axes = plt.subplots(1, len(parts), figsize=(min(width * len(parts), 11), 4), sharey=True, squeeze=False)
+    width = 9.5 / len(parts) if len(parts) > 1 else 6.4
+    figure, axes = plt.subplots(1, len(parts), figsize=(width * len(parts), 4), sharey=True, squeeze=False)
     for ax, (name, part) in zip(axes[0], parts, strict=True):
         plot_curve(part, x, hue=hue, ax=ax, **options)
         ax.set_title(str(name))

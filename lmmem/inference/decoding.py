@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache
 
 from lmmem.inference import recording
 from lmmem.inference.attention import attention_for_decoding, cache_in_pieces
+from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.products import fast_products
 from lmmem.inference.tokens import as_tokens
 from lmmem.protocol import CONTINUATION
@@ -190,13 +191,14 @@ def _decode(
     """
     n, k = tokens.shape
     output = torch.empty(n * copies, length, dtype=torch.long, device=tokens.device)
-    with attention_for_decoding(model) as in_pieces, fast_products(model, n * copies):
+    with shared_cores(model.device), attention_for_decoding(model) as in_pieces, fast_products(model, n * copies):
         reader = _reader(model, k + length, in_pieces, max(capacity, n * copies))
         logits = reader.read(tokens)
         if copies > 1:
             reader.branch(copies)
             logits = logits.repeat_interleave(copies, dim=0)
         for position in range(length):
+            look()
             output[:, position] = choose(logits, position)
             if position < length - 1:
                 logits = reader.read(output[:, position, None])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.products import fast_products
 from lmmem.inference.tokens import as_tokens
 
@@ -50,8 +51,9 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
         raise ValueError(f"prompts {tuple(prompts.shape)} and truth {tuple(truth.shape)} must pair, row by row")
     tokens, length = torch.cat([prompts, truth], dim=1), truth.shape[1]
     losses = []
-    with fast_products(model, BATCH * tokens.shape[1]):
+    with shared_cores(model.device), fast_products(model, BATCH * tokens.shape[1]):
         for batch in filter(len, tokens.split(BATCH)):
+            look()
             logits = model(batch[:, :-1], logits_to_keep=length).logits  # (n, l, vocabulary)
             loss = torch.nn.functional.cross_entropy(logits.float().mT, batch[:, -length:], reduction="none")
             losses.append(loss.double().mean(dim=1).cpu())

@@ -1,0 +1,96 @@
+"""Processes that compute on one machine share its cores: decoding and scoring run within :func:`shared_cores`.
+
+OpenMP's threads spin while they wait for one another, so two processes with as many threads as there
+are cores all but stop each other; with a share of the cores each, they do more in sum than one alone.
+Each process leaves a sign of life in a folder of the user's while it computes, and takes its share of
+the cores by those of others that are fresh: an idle one takes nothing. Knows no models.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+__all__ = ["look", "shared_cores"]
+
+LOOK = 0.2  # seconds between two looks at who else computes
+FRESH = 1.0  # seconds for which a sign of life holds
+_mine = threading.local()  # of each thread: its own number of threads, what it was given, when it looked
+
+
+def folder() -> Path:
+    """Where processes of this user on this machine leave their signs of life."""
+    return Path(tempfile.gettempdir()) / f"lmmem-{os.getuid()}"
+
+
+@contextmanager
+def shared_cores(device: torch.device) -> Iterator[None]:
+    """While the block runs, torch computes on this process's share of the cores; afterwards as before.
+
+    Never on more threads than it had, so that whoever has set their number keeps it.
+
+    Parameters
+    ----------
+    device : where the block computes; on a GPU nothing changes.
+
+    >>> before = torch.get_num_threads()
+    >>> with shared_cores(torch.device("cpu")):
+    ...     torch.get_num_threads() <= before
+    True
+    """
+    if device.type != "cpu" or getattr(_mine, "own", None):
+        yield
+        return
+    _mine.own, _mine.looked = torch.get_num_threads(), 0.0
+    look()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != _mine.own:
+            torch.set_num_threads(_mine.own)
+        _mine.own = None
+
+
+def look() -> None:
+    """Within the block: give a sign of life, and take as many threads as the others leave; at most now and then."""
+    own, now = getattr(_mine, "own", None), time.monotonic()
+    if own is None or now - _mine.looked < LOOK:
+        return
+    _mine.looked = now
+    others = _others()
+    share = max(1, min(own, _cores() // (1 + others)))
+    if share != torch.get_num_threads():
+        torch.set_num_threads(share)
+
+
+def _others() -> int:
+    """How many other processes compute at this moment."""
+    place = folder()
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        sign = place / str(os.getpid())
+        if not sign.exists():
+            atexit.register(sign.unlink, missing_ok=True)
+        sign.touch()
+        fresh = sign.stat().st_mtime - FRESH
+        others = [path for path in place.iterdir() if path.name != sign.name]
+    except OSError:  # nowhere to leave a sign: as if alone
+        return 0
+    count = 0
+    for path in others:
+        with suppress(FileNotFoundError):  # it has ended
+            count += path.stat().st_mtime > fresh
+    return count
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

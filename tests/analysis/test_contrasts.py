@@ -1,0 +1,138 @@
+"""The exposed beside their twins, on tables whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmmem.analysis import contrasts
+from lmmem.analysis.statistics import Interval, gain_over_twins
+
+BLOCKS = 40
+
+
+def measured(effect: dict[str, float], seed: int = 0, value: str = "gain") -> pd.DataFrame:
+    """One line a sequence: arms whose quantity is that of their twins plus an effect, in shuffled order."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for arm, added in effect.items():
+        group, m = arm.split()
+        for block in range(BLOCKS):
+            lines.append((len(lines), block, group, int(m), arm, rng.normal(3 * np.sin(block), 1) + added))
+    columns = ["index", "block", "group", "presentations", "arm", value]
+    return pd.DataFrame(lines, columns=columns).sample(frac=1, random_state=seed)
+
+
+def test_effect_over_twins_of_the_same_block_is_found_and_none_is_not():
+    table = measured({"spread 0": 0.0, "spread 16": 5.0, "window 0": 1.0, "window 64": 1.0})
+    found = contrasts.over_twins(table).set_index(["group", "presentations"])
+    assert found.loc[("spread", 16), "low"] > 4
+    assert found.loc[("spread", 16), "high"] < 6
+    assert (
+        found.loc[("window", 64), "low"] < 0 < found.loc[("window", 64), "high"]
+    )  # its own twins, not those of spread
+    assert set(found.n) == {BLOCKS}
+
+
+def test_interval_over_twins_is_that_of_the_pairs():
+    table = measured({"spread 0": 0.0, "spread 16": 5.0}).sort_values("index")
+    arms = [table[table.presentations == m].set_index("block").gain for m in (16, 0)]
+    (line,) = contrasts.over_twins(table, seed=4).itertuples(index=False)
+    assert tuple(line)[2:] == pytest.approx(tuple(gain_over_twins(*arms, seed=4)))
+
+
+def test_one_arm_can_be_the_twins_of_all_and_methods_are_kept_apart():
+    one, other = measured({"spread 0": 0.0, "window 64": 2.0}), measured({"spread 0": 0.0, "window 64": 7.0}, seed=1)
+    both = contrasts.stacked({"noise": one, "sampling": other}, "method")
+    found = contrasts.over_twins(both, by=["method", "arm"], twins="spread 0").set_index(["method", "arm"]).estimate
+    assert found["noise", "window 64"] == pytest.approx(2, abs=0.7)
+    assert found["sampling", "window 64"] == pytest.approx(7, abs=0.7)
+
+
+def before_and_tried(draws: int = 6) -> tuple[pd.DataFrame, pd.DataFrame]:
+    before = pd.DataFrame({"index": [7, 3], "arm": ["a 0", "a 1"], "kl_ld": [60, 50]})
+    tried = [(i, d, 40 + i + d) for i, d in itertools.product([7, 3], range(draws))]
+    return before, before[["index", "arm"]].merge(pd.DataFrame(tried, columns=["index", "draw", "kl_ld"]))
+
+
+def test_gain_is_what_the_best_of_n_is_closer():
+    before, tried = before_and_tried()
+    found = contrasts.gains(before, tried)
+    assert sorted(set(found.N)) == [1, 2, 5, 6]
+    last = found[found.N == 6].set_index("index")
+    assert last.kl_ld.to_dict() == pytest.approx({7: 47, 3: 43})
+    assert last.gain.to_dict() == pytest.approx({7: 13, 3: 7})
+    assert found[found.N == 1].set_index("index").kl_ld.to_dict() == pytest.approx({7: 49.5, 3: 45.5})  # the mean
+    assert found["index"].tolist()[::4] == [7, 3]  # in the order of the sequences
+
+
+def test_sigmas_and_temperatures_are_kept_apart():
+    before, tried = before_and_tried()
+    both = pd.concat([tried.assign(sigma=0.1), tried.assign(sigma=0.2, kl_ld=tried.kl_ld - 10)])
+    found = contrasts.gains(before, both, [6], by="sigma")
+    assert found.groupby("sigma").gain.mean().to_dict() == pytest.approx({0.1: 10, 0.2: 20})
+
+
+def test_methods_stand_side_by_side():
+    before, tried = before_and_tried()
+    sampled = tried.rename(columns={"draw": "sample"})
+    sampled = pd.concat([sampled.assign(temperature=t, kl_ld=sampled.kl_ld - 10 * t) for t in (0.3, 1.0)])
+    found = contrasts.by_method(before, sampled, tried)
+    best = found[found.N == 6].groupby("method").gain.mean()
+    assert best.to_dict() == pytest.approx({"temperature 0.3": 13, "temperature 1": 20, "perturbation": 10})
+
+
+def test_before_and_after_are_three_kinds_of_weights():
+    found = contrasts.before_and_after(contrasts.gains(*before_and_tried()))
+    means = found.groupby("weights").kl_ld.mean()
+    assert means.to_dict() == pytest.approx({"as trained": 55, "average draw": 47.5, "best draw": 45})
+
+
+def test_recited_are_those_at_distance_zero():
+    lines = [("a", 1, 0, 0), ("a", 1, 5, 0), ("a", 1, 5, 2), ("b", 0, 9, 9)]
+    table = pd.DataFrame(lines, columns=["group", "presentations", "kl_ld_before", "kl_ld"])
+    found = contrasts.recited(table)
+    assert found[["as_trained", "in_some_try", "of"]].to_numpy().tolist() == [[1, 2, 3], [0, 0, 1]]
+
+
+def test_halves_are_cut_at_the_median_of_each_group():
+    table = pd.DataFrame({"bin": [1, 1, 1, 2, 2], "z": [1.0, 2.0, 3.0, 10.0, 20.0]})
+    assert contrasts.halved(table, "z", "bin").half.str.startswith("above").tolist() == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        (Interval(2, 1, 3, 9), "an interval above 0: up"),
+        (Interval(-2, -3, -1, 9), "an interval below 0: down"),
+        (Interval(0, -1, 1, 9), "an interval that includes 0: not established here"),
+    ],
+)
+def test_side_of_an_interval_is_told(interval, said):
+    assert contrasts.told_side(interval, "up", "down") == said
+
+
+def test_arms_are_told_by_their_intervals():
+    table = pd.DataFrame({"arm": ["a", "b", "c"], "low": [1, -1, -3], "high": [2, 1, -2]})
+    said = contrasts.told_arms(table, ["arm"])
+    assert said == "The interval lies above 0 for a, and lies below 0 for c, and includes 0 for b."
+
+
+def test_window_is_told_with_its_ratio_or_that_nothing_is_known():
+    sample = pd.DataFrame({"expected": [1.0, 2.0, 1.0], "found": [1, 3, 2], "window": 10, "of": 40})
+    said = contrasts.told_window(sample)
+    assert (
+        "In a window of 10 of 40 rows, the 3 natural passages should be repeated by 4.0 other rows, and are by 6"
+        in said
+    )
+    assert "a ratio of 1.50 (" in said
+    assert "nothing to compare" in contrasts.told_window(sample[:0])
