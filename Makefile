@@ -32,8 +32,9 @@ book/%.ipynb: notebooks/%.md $(CODE) | $(VENV)/.installed
 test: $(VENV)/.installed  ## run all tests
 	$(BIN)/python -m pytest
 
+# .jupyter/ makes a double click on a page open it as a notebook; nobody's own settings are touched.
 lab: $(VENV)/.installed  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 bench: $(VENV)/.installed-bench  ## time lmmem beside what others use, into benchmarks/results.json
 	$(BIN)/python -m benchmarks

@@ -1,8 +1,9 @@
-"""Fixtures shared by tests and examples: a cache of their own, and the small organism, trained once."""
+"""Fixtures shared by tests and examples: a cache of their own, the small organism, trained once, and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lmmem.corpora.corpus import Corpus
 from tests.loopback_hub import LoopbackHub
 
 MINI = "pocket-mini"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +59,20 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopba
         yield server
     hub._locations.clear()
     hub._listings.clear()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, the system's own."""
+    from playwright.sync_api import sync_playwright
+
+    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if executable is None:
+        if os.environ.get("LMMEM_REQUIRE_BROWSER"):
+            pytest.fail("no Chromium found, and LMMEM_REQUIRE_BROWSER is set")
+        pytest.skip("no Chromium on this machine")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=flags)
+        yield chromium
+        chromium.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -26,7 +25,6 @@ SMALL = {  # on pocket-mini
     "costs": FEW,
     "scaling": {},
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
@@ -121,23 +119,6 @@ def test_literal_command_of_the_readme_runs_in_another_folder(small_book, tmp_pa
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert nbformat.read(tmp_path / "out.ipynb", 4).metadata.papermill.exception is None
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Headless Chromium, the system's own."""
-    from playwright.sync_api import sync_playwright
-
-    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        if os.environ.get("LMMEM_REQUIRE_BROWSER"):
-            pytest.fail("no Chromium found, and LMMEM_REQUIRE_BROWSER is set")
-        pytest.skip("no Chromium on this machine")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=flags)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())

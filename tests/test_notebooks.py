@@ -68,7 +68,7 @@ def test_page_ends_with_its_provenance(page):
 
 
 def test_pairing_is_set_in_the_project_and_not_in_headers():
-    config = tomllib.loads((ROOT / "jupytext.toml").read_text())
+    config = tomllib.loads((ROOT / "notebooks" / "jupytext.toml").read_text())
     assert "ipynb" in config["formats"]
     assert not any("formats:" in page.read_text().split("---")[1] for page in PAGES)
 
