@@ -16,15 +16,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
 PAGES = [*SECTIONS, "costs", "scaling"]
-FEW = {"n_sequences": 4}
-SMALL = {  # on pocket-mini
-    "01_repetition": FEW,
-    "02_complexity": FEW,
-    "03_perturbation": FEW | {"draws": 12, "dose_draws": 2},
-    "04_temperature": FEW | {"samples": 12, "arms": {"spread": [0, 16], "window": [16]}},
-    "costs": FEW,
-    "scaling": {},
-}
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
@@ -39,7 +30,7 @@ def small_book(cache, tmp_path_factory) -> Path:
         papermill.execute_notebook(
             str(ROOT / "notebooks" / f"{page}.md"),
             str(source / "book" / f"{page}.ipynb"),
-            parameters={"model": "pocket-mini"} | SMALL[page],
+            parameters={"model": "pocket-mini"},  # and nothing more: a page's defaults follow the model
             progress_bar=False,
         )
     for stray in (".pytest_cache/README.md", ".venv/notes.md", "book/.03_perturbation.part.ipynb"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -52,19 +53,60 @@ def test_page_survives_a_round_trip_through_ipynb(page, tmp_path):
     assert [cell.metadata.get("tags") for cell in again.cells] == [cell.metadata.get("tags") for cell in notebook.cells]
 
 
-@each_page
-def test_functions_on_a_page_are_short(page):
+def lines_of_code(source: str) -> list[str]:
+    """The lines of a cell that are code: prose within it, and empty lines, are none."""
+    prose = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.end_lineno > node.lineno:
+            prose |= set(range(node.lineno + 1, node.end_lineno))
+    return [line for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in prose]
+
+
+@each_section
+def test_cells_of_a_section_are_short(page):
+    for cell in code_cells(page)[1:]:
+        assert len(lines_of_code(cell.source)) <= 12, cell.source
+        assert max(len(line) for line in cell.source.splitlines()) <= 88, cell.source
+
+
+@each_section
+def test_what_a_section_computes_is_a_table_that_the_library_made(page):
+    """No function, no loop over measurements and no joined tables: these lie in the library, and are tested there."""
     for cell in code_cells(page):
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno <= 5, node.name
+        tree = ast.parse(cell.source)
+        called = {
+            node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")
+        }
+        assert not called & {"merge", "concat", "pivot", "glue", "join"}
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+
+
+@each_section
+def test_section_opens_with_its_answer_and_a_figure(page):
+    sources = [cell.source for cell in code_cells(page)]
+    answer = next(number for number, source in enumerate(sources) if "**The answer.**" in source)
+    assert "plotting." in sources[answer + 1]
+    text = page.read_text()
+    assert text.index("**The answer.**") < text.index("**Figure 1.**") < text.index("\n## ")
+
+
+@each_section
+def test_code_of_a_section_is_folded_but_for_its_parameters(page):
+    folded = ["hide-input" in cell.metadata.get("tags", []) for cell in code_cells(page)]
+    assert folded == [False] + [True] * (len(folded) - 1)
+
+
+@each_section
+def test_prose_of_a_section_reads_in_any_notebook(page):
+    """Without roles that only the book knows: an executed page and JupyterLab show it too."""
+    assert not re.search(r"\{(glue|cite|doc|ref|numref)[:}]", page.read_text())
 
 
 @each_section
 def test_page_ends_with_its_provenance(page):
     last = code_cells(page)[-1]
     assert "provenance" in last.metadata["tags"]
-    assert "provenance_line(" in last.source
+    assert "study.provenance()" in last.source
 
 
 def test_pairing_is_set_in_the_project_and_not_in_headers():

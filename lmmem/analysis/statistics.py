@@ -72,16 +72,16 @@ def interval(table: pd.DataFrame, **where: object) -> Interval:
     return Interval(float(line.estimate), float(line.low), float(line.high), int(line.n))
 
 
-def told(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
-    """A table of intervals with a column told: "12.3 (10.1 to 14.5)".
+def told(table: pd.DataFrame, lines: str, columns: str, digits: int = 1) -> pd.DataFrame:
+    """Intervals as text, "12.3 (10.1 to 14.5)", by two columns of a table: one gives the lines, one the columns.
 
-    >>> told(pd.DataFrame({"estimate": [1.0], "low": [0.5], "high": [1.5]})).told[0]
+    >>> told(pd.DataFrame({"m": [1], "arm": ["a"], "estimate": [1.0], "low": [0.5], "high": [1.5]}), "m", "arm").a[1]
     '1.0 (0.5 to 1.5)'
     """
-    lines = [
+    cells = [
         f"{line.estimate:.{digits}f} ({line.low:.{digits}f} to {line.high:.{digits}f})" for line in table.itertuples()
     ]
-    return table.assign(told=lines)
+    return table.assign(told=cells).pivot(index=lines, columns=columns, values="told")
 
 
 def value(table: pd.DataFrame, column: str, **where: object) -> float:

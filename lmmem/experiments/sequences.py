@@ -107,6 +107,7 @@ def choose_sequences(
     *,
     first_row: int | None = None,
     min_complexity: float = 0.0,
+    at_least: int | None = None,
 ) -> pd.DataFrame:
     """Sequences that the model has met by a step, each with an unexposed twin.
 
@@ -123,6 +124,7 @@ def choose_sequences(
     seed : chooses them.
     first_row : where the exposed ones begin; None is the paper's.
     min_complexity : z-complexity of the exposed ones at least (the paper: 0.8).
+    at_least : so many pairs will do, if there are no more; None insists on n_sequences.
 
     Returns
     -------
@@ -146,7 +148,12 @@ def choose_sequences(
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     twins = _candidates(name, corpus, after, n_sequences)
     exposed = exposed[exposed.z_complexity >= min_complexity]
-    _check_n_sequences(n_sequences, len(exposed))
+    if len(exposed) < (n_sequences if at_least is None else at_least):
+        raise ValueError(
+            f"{len(exposed)} of the {CANDIDATES * n_sequences} rows from {first_row} on have a z-complexity of "
+            f"{min_complexity:g} or more, of {n_sequences} wanted: lower min_complexity, or choose another first_row"
+        )
+    n_sequences = min(n_sequences, len(exposed))
     exposed = exposed.sample(n_sequences, random_state=seed).sort_values("index", ignore_index=True)
     cost = np.abs(exposed.z_complexity.to_numpy()[:, None] - twins.z_complexity.to_numpy())
     _, matched = linear_sum_assignment(cost)  # the pairs with the least differences in all

@@ -176,6 +176,7 @@ class Study:
                 self.seed,
                 first_row=first_row,
                 min_complexity=min_complexity,
+                at_least=2 if n is None else None,
             )
         found = choose_blocks(self.corpus, n or min(self._blocks, at_most or self._blocks), self.seed)
         return found if arms is None else of_arms(found, arms)

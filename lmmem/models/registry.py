@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import numbers
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,20 +150,24 @@ class _Registry(Mapping[str, ModelInfo]):
         self._models = {model.name: model for model in models}
 
     def __getitem__(self, name: str) -> ModelInfo:
-        """A model by its short name, or any other by its id on the Hub or its folder.
+        """A model by its short name, or any other by its id on the Hub, its folder, or a file that describes it.
 
         Raises
         ------
-        ValueError : the name is neither; the message names the nearest.
+        ValueError : the name is none of these; the message names the nearest. Or the file describes no model.
         """
         if name in self._models:
             return self._models[name]
+        if isinstance(name, str) and name.endswith(".toml"):
+            return _described(name)
         if isinstance(name, str) and ("/" in name or Path(name).is_dir()):
             return _unregistered(name)
         near = difflib.get_close_matches(str(name), self._models, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         known = ", ".join(self.table.name)
-        raise ValueError(f"unknown model {name!r}{hint} Known: {known}; or an id on the Hub, owner/name, or a folder")
+        raise ValueError(
+            f"unknown model {name!r}{hint} Known: {known}; or an id on the Hub, owner/name, a folder, or a .toml"
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self._models
@@ -231,6 +236,22 @@ def _unregistered(name: str) -> ModelInfo:
         source=name,
         place=str(Path(name).absolute()) if Path(name).is_dir() else name,
     )
+
+
+def _described(name: str) -> ModelInfo:
+    """A model by a file of its facts, the fields of :class:`ModelInfo` but for its name, which is the file's."""
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"there is no file {name} that describes a model")
+    try:
+        facts = tomllib.loads(path.read_text())
+        place = str(facts.get("place", ""))
+        if place.startswith("."):  # of a folder beside the file
+            facts["place"] = str(path.absolute().parent / place)
+        return ModelInfo(name=name, **facts | {"steps": tuple(facts["steps"])})
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        needed = [field.name for field in dataclasses.fields(ModelInfo) if field.default is dataclasses.MISSING]
+        raise ValueError(f"{name} describes no model ({error}): it needs {', '.join(needed[1:])}, and place") from error
 
 
 def _organism(name: str, parameters: str) -> ModelInfo:

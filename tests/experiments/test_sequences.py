@@ -91,7 +91,7 @@ def test_rows_that_were_met_are_paired_with_later_rows_of_like_complexity(someon
     [
         ({"first_row": 8}, "are met by someone until step 8, after the measured step 6"),
         ({"step": 12, "first_row": 0, "n_sequences": 5}, "no row is left that someone has not met"),
-        ({"min_complexity": 2.0}, "from 1 to the 0 there are"),
+        ({"min_complexity": 2.0}, "0 of the 8 rows from 4 on have a z-complexity of 2 or more, of 2 wanted: lower"),
         ({"n_sequences": 0}, "n_sequences=0"),
     ],
 )

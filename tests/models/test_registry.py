@@ -12,6 +12,7 @@ import lmmem
 from lmmem.models.loading import load_model, load_tokenizer, weights_id
 from lmmem.models.registry import MODELS, PYTHIA_STEPS, ModelInfo, resolve_step
 from lmmem.pocket.recipe import RECIPES
+from lmmem.pocket.training import checkpoint_folder
 
 NAME = "pocket-mini"
 
@@ -28,6 +29,49 @@ def test_registry_prints_as_a_table_with_one_line_a_model():
     assert len(MODELS) == len(list(MODELS))
     assert "pythia1b" in MODELS
     assert "gpt5" not in MODELS
+
+
+FACTS = """
+parameters = "0.2 M"
+steps = [6, 120]
+training_data = "my rows"
+dtype = "float32"
+sigma = 0.01
+source = "me"
+place = "./step-{step:06d}"
+"""
+
+
+def test_model_is_described_by_a_file_beside_its_weights(mini, tmp_path):
+    (tmp_path / "step-000120").symlink_to(checkpoint_folder(NAME, 120))
+    file = tmp_path / "mine.toml"
+    file.write_text(FACTS)
+    assert MODELS[str(file)].steps == (6, 120)
+    model = load_model(str(file), 120)
+    assert torch.equal(model.gpt_neox.embed_in.weight, mini.gpt_neox.embed_in.weight)
+    with pytest.raises(ValueError, match="has no checkpoint of step 7; nearest: 6 and 120"):
+        load_model(str(file), 7)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("steps = [", "describes no model"),
+        (
+            "parameters = '1'",
+            r"describes no model \('steps'\): it needs parameters, steps, training_data, dtype, sigma, ",
+        ),
+        (FACTS + "colour = 'red'", "unexpected keyword argument 'colour'"),
+        (FACTS.replace("float32", "float8"), "dtype must be one of"),
+    ],
+)
+def test_file_that_describes_no_model_says_what_it_needs(tmp_path, facts, message):
+    file = tmp_path / "mine.toml"
+    file.write_text(facts)
+    with pytest.raises(ValueError, match=message):
+        MODELS[str(file)]
+    with pytest.raises(ValueError, match=r"there is no file .*none\.toml that describes a model"):
+        MODELS[str(tmp_path / "none.toml")]
 
 
 def test_pythia_has_154_checkpoints():

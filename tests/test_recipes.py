@@ -1,0 +1,81 @@
+"""The recipes of the book and the five lines of the README, as they are written, on the small organism."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from lmmem.pocket.training import checkpoint_folder
+
+ROOT = Path(__file__).parents[1]
+RECIPES = (ROOT / "book" / "recipes.md").read_text()
+NAME = "pocket-mini"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+def said_by(code: str) -> str:
+    small = code.replace('"pocket"', f'"{NAME}"').replace("n=8", "n=4").replace("step=900", "step=60")
+    assert small != code
+    done = subprocess.run([sys.executable, "-c", small], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_experiment_of_the_recipe_compares_two_sigmas(mini):
+    (code,) = blocks(RECIPES, "python")
+    said = said_by(code)
+    assert re.search(r"0\.01 +spread +16", said)
+    assert re.search(r"0\.02 +spread +16", said)
+    assert "model pocket-mini, step 120, seed 1" in said
+
+
+def test_lines_of_the_readme_run_as_they_are_written(mini):
+    study, functions = blocks((ROOT / "README.md").read_text(), "python")
+    said = said_by(study)
+    assert re.search(r"spread 16 +\d", said)
+    assert "model pocket-mini, step 120, seed 0" in said
+    said_by("import lmmem\n" + functions)
+
+
+@pytest.fixture(scope="module")
+def mine(mini, mini_corpus, tmp_path_factory) -> Path:
+    """A folder with what the recipe asks for: the small organism as if it were somebody's own."""
+    folder = tmp_path_factory.mktemp("mine")
+    (facts,) = blocks(RECIPES, "toml")
+    (folder / "mine.toml").write_text(facts)
+    for step in (6, 60, 120):
+        (folder / f"step-{step:06d}").symlink_to(checkpoint_folder(NAME, step))
+    np.save(folder / "rows.npy", mini_corpus[: mini_corpus.trained_rows].astype(np.uint16))
+    return folder
+
+
+FEW = {  # of what a page measures by default
+    "01_repetition": "-p n_rows 200",
+    "02_complexity": "-p n_rows 200",
+    "03_perturbation": "-p min_complexity 0 -p draws 4 -p dose_draws 2",
+    "04_temperature": "-p min_complexity 0 -p samples 4",
+}
+
+
+@pytest.mark.parametrize("page", FEW)
+def test_command_of_the_recipe_runs_every_page_on_a_model_of_ones_own(mine, page):
+    (command,) = blocks(RECIPES, "bash")
+    papermill, _, _, *parameters = shlex.split(command)
+    places = [ROOT / "notebooks" / f"{page}.md", f"{page}.ipynb"]
+    command = [Path(sys.executable).with_name(papermill), *places, *parameters, *FEW[page].split()]
+    done = subprocess.run([*command, "-p", "n_sequences", "4"], cwd=mine, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    outputs = [o for cell in nbformat.read(mine / f"{page}.ipynb", 4).cells for o in cell.get("outputs", [])]
+    told = [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    assert told[0].startswith("**The answer.** ")
+    assert told[-1].startswith("*model mine.toml, step 60")
