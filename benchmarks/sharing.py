@@ -33,7 +33,13 @@ while time.monotonic() - start < {seconds}:
 with open({out!r}, "w") as file:
     file.write(str(calls / (time.monotonic() - start)))
 """
-STARTS = ("a script", "torch imported first", "a kernel of papermill")
+IN_A_WORKER = """
+import sys
+from lmmem.sweep.cluster import connect
+if __name__ == "__main__":
+    connect("local:1").submit(exec, {code!r}, {{}}).result()
+"""
+STARTS = ("a script", "torch imported first", "a kernel of papermill", "a worker of Dask")
 
 
 def started(
@@ -52,9 +58,11 @@ def started(
         command = [str(Path(sys.executable).with_name("papermill")), str(page), str(folder / f"{number}.ipynb")]
     else:
         script = folder / f"{number}.py"
-        script.write_text(
-            ("import torch\ntorch.zeros(2_000, 2_000) @ torch.zeros(2_000, 2_000)\n" if "torch" in how else "") + code
-        )
+        if how == "a worker of Dask":
+            code = IN_A_WORKER.format(code=code)
+        elif how == "torch imported first":
+            code = "import torch\ntorch.zeros(2_000, 2_000) @ torch.zeros(2_000, 2_000)\n" + code
+        script.write_text(code)
         command = [sys.executable, str(script)]
     root = str(Path(__file__).parents[1])
     given = os.environ | {"PYTHONPATH": root}

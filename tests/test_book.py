@@ -13,6 +13,8 @@ import papermill
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
 PAGES = [*SECTIONS, "costs", "scaling"]

@@ -16,6 +16,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "notebooks").glob("*.md"))
 PAGE = "02_complexity"

@@ -12,6 +12,8 @@ import pytest
 
 from tests import stand_ins
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FEW = "-p n_sequences 3 -p min_complexity 0 -p seed 1"
 PAGES = {

@@ -14,6 +14,8 @@ import pytest
 
 from lmmem.pocket.training import checkpoint_folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "book" / "recipes.md").read_text()
 NAME = "pocket-mini"

@@ -373,9 +373,7 @@ class Study:
                     index,
                     self.step,
                     samples=ways,
-                    dtype=self.dtype,
-                    device=self.device,
-                    scheduler=self.scheduler,
+                    **self._where(),
                 )
         short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
         duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
@@ -385,6 +383,10 @@ class Study:
     def provenance(self) -> str:
         """What everything that this study has measured was measured with, in one line."""
         return provenance_line(self._records, self.seed)
+
+    def _where(self) -> dict[str, Any]:
+        """What every measurement shares, as its functions call it."""
+        return {"dtype": self.dtype, "device": self.device, "scheduler": self.scheduler}
 
     def _asked(self, sequences: pd.DataFrame) -> tuple[Corpus, list[int]]:
         """Where the tokens of these sequences are, and at which rows."""
@@ -402,9 +404,7 @@ class Study:
             corpus,
             index,
             self.step if steps is None else [*steps] if isinstance(steps, Sequence) else steps,
-            dtype=self.dtype,
-            device=self.device,
-            scheduler=self.scheduler,
+            **self._where(),
             **options,
         )
         self._records.append(table.attrs["provenance"])

@@ -25,6 +25,8 @@ from lmmem.pocket.recipe import RECIPES
 from lmmem.pocket.training import checkpoint_folder, train
 from lmmem.storage.files import DamagedError
 
+pytestmark = pytest.mark.slow
+
 NAME = "pocket-mini"
 RECIPE = RECIPES[NAME]
 LAST = f"step-{RECIPE.steps:06d}"

@@ -147,9 +147,10 @@ def test_failed_measurement_leaves_nothing(own_cache):
 def test_provenance_line_names_what_was_measured_with():
     settings = {"model": "pocket", "dtype": "float32", "device": "cpu"}
     tables = [results.measured("kind", settings | {"step": step}, TABLE.copy) for step in (1, 2, 3)]
-    line = results.provenance_line(tables, seed=5)
+    records = [table.attrs["provenance"] for table in tables]
+    line = results.provenance_line(records, seed=5)
     assert line.startswith("model pocket, step 3 (and 2 others), seed 5, float32 on cpu (")
-    assert results.provenance_line(tables[:1], seed=5).startswith("model pocket, step 1, seed 5")
+    assert results.provenance_line(records[:1], seed=5).startswith("model pocket, step 1, seed 5")
     for name in ("lmmem", "torch", "transformers"):
         assert f"{name} {tables[0].attrs['provenance'][name]}" in line
 

@@ -33,6 +33,8 @@ from lmmem.sweep import cluster as places
 from lmmem.sweep import tasks as sweep
 from lmmem.sweep.tasks import BadInputError, SweepError, run
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ALONE = ["--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
