@@ -191,7 +191,7 @@ def test_rooms_without_weights_work_without_torch():
 
 def test_public_names_are_listed_resolved_and_described():
     assert dir(lmmem) == sorted(lmmem.__all__)
-    assert len(lmmem.__all__) == 15
+    assert len(lmmem.__all__) == 16
     for name in lmmem.__all__:
         assert inspect.getdoc(getattr(lmmem, name))
 
