@@ -104,16 +104,27 @@ def over_twins(
     value : what is compared; larger is what exposure would bring.
     by : columns that tell one comparison from another; twins are matched by those that are not
         group, presentations or arm.
-    twins : the arm that all are compared with; None is that of 0 presentations in each group.
+    twins : the arm that all are compared with; None is that of 0 presentations in each group, or where a group has
+        none, of another: all unexposed passages of a block are alike.
     seed : of the bootstrap over blocks.
 
     Returns
     -------
     One line an arm of the exposed: the columns of `by`, estimate, low, high, n.
+
+    Raises
+    ------
+    ValueError : there are no twins.
     """
     kept = [column for column in by if column not in ("group", "presentations", "arm")]
-    unexposed = table[(table.arm == twins) if twins else (table.presentations == 0)]
-    exposed = table.drop(unexposed.index)
+    never = (table.arm == twins) if twins else (table.presentations == 0)
+    unexposed, exposed = table[never], table[~never]
+    if unexposed.empty:
+        raise ValueError(f"nothing to compare with: no sequence is {f'of arm {twins!r}' if twins else 'unexposed'}")
+    if twins is None:
+        spare = unexposed[unexposed.group == unexposed.group.min()]
+        alone = set(exposed.group) - set(unexposed.group)
+        unexposed = pd.concat([unexposed, *(spare.assign(group=group) for group in sorted(alone))])
     match = ["block", *kept] + ([] if twins else ["group"])
     lines = []
     for key, arm in exposed.groupby(list(by), sort=True):

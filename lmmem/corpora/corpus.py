@@ -128,14 +128,19 @@ def training_data(name: str, path: str | Path | None = None, rows_per_step: int 
     """
     order = MODELS[name].order
     if order is not None and order.layout == "organism":
-        if path is not None:
-            raise ValueError(f"the training data of {name} are made on this machine: leave path out, got {path}")
+        if path is not None or rows_per_step is not None:
+            raise ValueError(
+                f"the training data of {name} are made on this machine: leave out what says where they are, "
+                f"got path={path}, rows_per_step={rows_per_step}"
+            )
         return _organism(name, order)
     path = None if path is None else Path(path)
     if path is not None and not path.exists():
         raise FileNotFoundError(f"there is nothing at {path}; without a path, rows are fetched as they are asked for")
     if order is None and path is not None and rows_per_step is not None:
         return _own(path, rows_per_step)
+    if order is not None and rows_per_step is not None:
+        raise ValueError(f"{name} is known to train on {order.rows_per_step:,} rows a step: leave rows_per_step out")
     if order is None or (order.repo is None and path is None):
         raise ValueError(
             f"the training data of {name!r} in order are not known here: give them as a path"

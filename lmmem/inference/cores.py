@@ -2,8 +2,8 @@
 
 OpenMP's threads spin while they wait for one another, so two processes with as many threads as there
 are cores all but stop each other; with a share of the cores each, they do more in sum than one alone.
-Each process leaves a sign of life in a folder of the user's while it computes, and takes its share of
-the cores by those of others that are fresh: an idle one takes nothing. Knows no models.
+Each process leaves a sign in a folder of the user's that says whether it computes, and takes its share
+of the cores by the signs of others: an idle one takes nothing. Knows no models.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import torch
 __all__ = ["look", "shared_cores"]
 
 LOOK = 0.2  # seconds between two looks at who else computes
-FRESH = 1.0  # seconds for which a sign of life holds
+FRESH = 1.0  # seconds for which a process counts that has just stopped computing
+STALE = 60.0  # seconds after which one that says it computes is asked whether it lives
 _mine = threading.local()  # of each thread: its own number of threads, what it was given, when it looked
 
 
 def folder() -> Path:
-    """Where processes of this user on this machine leave their signs of life."""
+    """Where processes of this user on this machine leave their signs."""
     return Path(tempfile.gettempdir()) / f"lmmem-{os.getuid()}"
 
 
@@ -54,13 +55,15 @@ def shared_cores(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            (folder() / str(os.getpid())).write_bytes(b"")  # at rest
         if torch.get_num_threads() != _mine.own:
             torch.set_num_threads(_mine.own)
         _mine.own = None
 
 
 def look() -> None:
-    """Within the block: give a sign of life, and take as many threads as the others leave; at most now and then."""
+    """Within the block: give a sign, and take as many threads as the others leave; at most now and then."""
     own, now = getattr(_mine, "own", None), time.monotonic()
     if own is None or now - _mine.looked < LOOK:
         return
@@ -79,16 +82,25 @@ def _others() -> int:
         sign = place / str(os.getpid())
         if not sign.exists():
             atexit.register(sign.unlink, missing_ok=True)
-        sign.touch()
-        fresh = sign.stat().st_mtime - FRESH
-        others = [path for path in place.iterdir() if path.name != sign.name]
+        sign.write_bytes(b"computes")
+        now = sign.stat().st_mtime
+        return sum(_computes(path, now) for path in place.iterdir() if path.name != sign.name)
     except OSError:  # nowhere to leave a sign: as if alone
         return 0
-    count = 0
-    for path in others:
-        with suppress(FileNotFoundError):  # it has ended
-            count += path.stat().st_mtime > fresh
-    return count
+
+
+def _computes(sign: Path, now: float) -> bool:
+    """Whether the process of a sign is at work, or was a moment ago."""
+    try:
+        seen = sign.stat()
+        age = now - seen.st_mtime
+        if age < FRESH or (seen.st_size and age < STALE):
+            return True
+        os.kill(int(sign.name), 0)  # whether it lives; a step of a large model may take minutes
+        return bool(seen.st_size)
+    except (OSError, ValueError):  # it has ended
+        sign.unlink(missing_ok=True)
+        return False
 
 
 def _cores() -> int:

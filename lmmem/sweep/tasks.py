@@ -208,9 +208,9 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
         while queue or given:
             with connected(client):
                 workers = workers_of(client)
-                results = [
-                    (number, ended(future, gone=True))
-                    for future, (number, worker) in list(given.items())
+                over = [
+                    (future, True)
+                    for future, (_, worker) in given.items()
                     if worker and worker not in workers and not future.done()
                 ]
                 given_to = Counter(worker for _, worker in given.values())
@@ -220,8 +220,11 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
                         given_to[worker] += 1
                 with suppress(TimeoutError):
                     wait(list(given), timeout=PATIENCE, return_when="FIRST_COMPLETED")
-                results += [(given[future][0], ended(future)) for future in list(given) if future.done()]
-            for number, result in results:
+                over += [(future, False) for future in given if future.done()]
+            for future, gone in dict(over).items():
+                number, _ = given[future]
+                with connected(client):
+                    result = ended(future, gone)
                 if isinstance(result, BadInputError):
                     raise result
                 if result is not None:

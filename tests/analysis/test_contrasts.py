@@ -52,6 +52,24 @@ def test_one_arm_can_be_the_twins_of_all_and_methods_are_kept_apart():
     assert found["sampling", "window 64"] == pytest.approx(7, abs=0.7)
 
 
+def test_group_without_twins_of_its_own_is_held_against_those_of_another():
+    table = measured({"spread 0": 0.0, "window 64": 4.0})
+    (line,) = contrasts.over_twins(table).itertuples()
+    assert (line.group, line.presentations, line.n) == ("window", 64, BLOCKS)
+    assert line.low < 4 < line.high
+
+
+@pytest.mark.parametrize("twins", [None, "spread 0"])
+def test_nothing_to_compare_with_is_said(twins):
+    with pytest.raises(ValueError, match="nothing to compare with: no sequence is"):
+        contrasts.over_twins(measured({"spread 16": 0.0}), twins=twins)
+
+
+def test_lines_of_one_number_are_not_mixed_up():
+    table = pd.concat([measured({"spread 0": 0.0}), measured({"spread 16": 5.0}, seed=1)])  # both number from 0
+    assert contrasts.over_twins(table).n.tolist() == [BLOCKS]
+
+
 def before_and_tried(draws: int = 6) -> tuple[pd.DataFrame, pd.DataFrame]:
     before = pd.DataFrame({"index": [7, 3], "arm": ["a 0", "a 1"], "kl_ld": [60, 50]})
     tried = [(i, d, 40 + i + d) for i, d in itertools.product([7, 3], range(draws))]

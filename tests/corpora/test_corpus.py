@@ -162,7 +162,7 @@ def test_order_that_is_not_published_is_refused():
         training_data("someone/model")
     with pytest.raises(ValueError, match="unknown model"):
         training_data("amber")
-    with pytest.raises(ValueError, match="leave path out"):
+    with pytest.raises(ValueError, match="leave out what says where they are"):
         training_data(NAME, "somewhere")
 
 

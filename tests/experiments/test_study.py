@@ -190,6 +190,9 @@ def test_training_data_that_are_not_known_say_what_to_give(someone, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             lmmem.Study(name, **options).sequences(n=2)
+    for known in (NAME, "pythia1b"):
+        with pytest.raises(ValueError, match="leave"):
+            lmmem.Study(known, rows_per_step=8).sequences(n=2)
     with pytest.raises(FileNotFoundError, match="there is nothing at"):
         lmmem.Study(name, data=tmp_path / "none.npy", rows_per_step=8).sequences(n=2)
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def two_cores(tmp_path, monkeypatch) -> Iterator[Path]:
-    """Signs of life of this test alone, on a machine of two cores."""
+    """Signs of this test alone, on a machine of two cores."""
     monkeypatch.setattr(cores, "folder", lambda: tmp_path)
     monkeypatch.setattr(cores, "_cores", lambda: 2)
     before = torch.get_num_threads()
@@ -56,6 +56,27 @@ def test_process_that_is_idle_takes_nothing(two_cores):
     idle.touch()
     os.utime(idle, times=(time.time() - 60, time.time() - 60))
     assert threads() == 2
+
+
+def aged(sign: Path, seconds: float) -> None:
+    os.utime(sign, times=(time.time() - seconds, time.time() - seconds))
+
+
+def test_process_in_a_long_step_counts_as_long_as_it_lives(two_cores):
+    living, dead = two_cores / str(os.getppid()), two_cores / "4194305"  # no system numbers as far
+    for sign in (living, dead):
+        sign.write_bytes(b"computes")
+        aged(sign, 600)
+    assert threads() == 1
+    living.unlink()
+    assert not dead.exists()
+    assert threads() == 2
+
+
+def test_process_says_when_it_rests(two_cores):
+    with shared_cores(CPU):
+        assert (two_cores / str(os.getpid())).read_bytes()
+    assert not (two_cores / str(os.getpid())).read_bytes()
 
 
 def test_share_is_taken_while_it_computes_as_others_come_and_go(two_cores, monkeypatch):
