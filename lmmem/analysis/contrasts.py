@@ -61,7 +61,8 @@ def gains(
     tries = "draw" if "draw" in tried else "sample"
     parts = []
     for key, lines in [(None, tried)] if by is None else tried.groupby(by):
-        best = best_of_table(lines, tries, steps_of(lines[tries].nunique()) if sizes is None else sizes)
+        wanted = steps_of(lines[tries].nunique()) if sizes is None else list(dict.fromkeys(sizes))
+        best = best_of_table(lines, tries, wanted)
         parts.append(best if by is None else best.assign(**{by: key}))
     found = before.merge(pd.concat(parts), on="index", suffixes=("_before", ""))
     return found.assign(gain=found.kl_ld_before - found.kl_ld)
@@ -118,7 +119,7 @@ def over_twins(
     """
     kept = [column for column in by if column not in ("group", "presentations", "arm")]
     never = (table.arm == twins) if twins else (table.presentations == 0)
-    unexposed, exposed = table[never], table[~never]
+    unexposed, exposed = table[never], table[~never & (table.presentations > 0)]
     if unexposed.empty:
         raise ValueError(f"nothing to compare with: no sequence is {f'of arm {twins!r}' if twins else 'unexposed'}")
     if twins is None:
@@ -191,14 +192,19 @@ def told_arms(difference: pd.DataFrame, by: Sequence[str] = ("group", "presentat
     return f"The interval {', and '.join(said)}."
 
 
-def told_from(presentations: Iterable[int]) -> str:
-    """From how many presentations on something holds, in words.
+def told_from(presentations: Iterable[int], holds: Iterable[bool]) -> str:
+    """From how many presentations on something holds, in words; where it does not hold on, in which arms.
 
-    >>> told_from([8, 4]), told_from([])
-    ('from 4 presentations on', 'in no arm')
+    >>> told_from([1, 2, 4], [False, True, True]), told_from([1, 2, 4], [True, False, True]), told_from([1], [False])
+    ('from 2 presentations on', 'at 1, 4 presentations', 'in no arm')
     """
-    least = min(presentations, default=None)
-    return "in no arm" if least is None else f"from {least} presentations on"
+    arms = sorted(zip(presentations, holds, strict=True))
+    where = [m for m, held in arms if held]
+    if not where:
+        return "in no arm"
+    if all(held for m, held in arms if m >= where[0]):
+        return f"from {where[0]} presentations on"
+    return f"at {', '.join(map(str, where))} presentations"
 
 
 def told_side(interval: Interval, above: str = "", below: str = "") -> str:

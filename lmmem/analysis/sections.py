@@ -50,8 +50,8 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     recall = mean_by(doses, "presentations", "memorised", seed)
     curves = compare_curves(x, exposed.kl_ld, top)
     return {
-        "trace": told_from(ahead.presentations[ahead.low > 0]),
-        "recalled": told_from(recall.presentations[recall.estimate >= 0.5]),
+        "trace": told_from(ahead.presentations, ahead.low > 0),
+        "recalled": told_from(recall.presentations, recall.estimate >= 0.5),
         "fewest": int(ahead.presentations.min()),
         "once": interval(ahead, presentations=ahead.presentations.min()),
         "slope": fit_log_linear(x, exposed.kl_ld, seed),

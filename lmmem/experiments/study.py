@@ -171,14 +171,15 @@ class Study:
             return choose_sequences(
                 self.model,
                 self.corpus,
-                n or at_most or DEFAULT_PAIRS,
+                at_most or DEFAULT_PAIRS if n is None else n,
                 self.step,
                 self.seed,
                 first_row=first_row,
                 min_complexity=min_complexity,
                 at_least=2 if n is None else None,
             )
-        found = choose_blocks(self.corpus, n or min(self._blocks, at_most or self._blocks), self.seed)
+        n = min(self._blocks, at_most or self._blocks) if n is None else n
+        found = choose_blocks(self.corpus, n, self.seed)
         return found if arms is None else of_arms(found, arms)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
@@ -211,7 +212,8 @@ class Study:
         first_row, n_rows : as for :func:`lmmem.experiments.sequences.natural_passages`, which says what is
             returned; beside that, group ("natural") and presentations (the lower end of the bin).
         """
-        n = n or (DEFAULT_PAIRS if self.corpus.canaries is None else min(DEFAULT_PAIRS, self._blocks))
+        if n is None:
+            n = DEFAULT_PAIRS if self.corpus.canaries is None else min(DEFAULT_PAIRS, self._blocks)
         found = natural_passages(self.model, self.corpus, n, self.step, self.seed, first_row=first_row, n_rows=n_rows)
         self._records.append(found.attrs["provenance"])
         return found.assign(group="natural", presentations=found.bin)

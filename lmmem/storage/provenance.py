@@ -127,6 +127,7 @@ def _imports(source: str) -> set[str]:
 
 def _sources(package: Path) -> dict[str, str]:
     files = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
+    files = {name: path for name, path in files.items() if all(map(str.isidentifier, name.split(".")))}  # no leftovers
     return {name: file.read_text() for name, file in files.items()}
 
 

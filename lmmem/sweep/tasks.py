@@ -208,11 +208,14 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
         while queue or given:
             with connected(client):
                 workers = workers_of(client)
-                over = [
-                    (future, True)
-                    for future, (_, worker) in given.items()
-                    if worker and worker not in workers and not future.done()
-                ]
+                at = {key: worker for worker, keys in client.processing().items() for key in keys if worker in workers}
+                over = []
+                for future, (task, worker) in given.items():
+                    if worker and worker not in workers and not future.done():
+                        if future.key in at:  # an idle one has taken it
+                            given[future] = task, at[future.key]
+                        else:
+                            over.append((future, True))
                 given_to = Counter(worker for _, worker in given.values())
                 for ahead, worker in itertools.product(range(AHEAD), workers or [""]):
                     if given_to[worker] == ahead and (number := queue.take(worker, workers)) is not None:

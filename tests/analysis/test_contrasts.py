@@ -70,6 +70,11 @@ def test_lines_of_one_number_are_not_mixed_up():
     assert contrasts.over_twins(table).n.tolist() == [BLOCKS]
 
 
+def test_unexposed_of_another_group_are_no_exposed_arm():
+    table = measured({"spread 0": 0.0, "window 0": 0.0, "window 64": 4.0})
+    assert contrasts.over_twins(table, by=["arm"], twins="spread 0").arm.tolist() == ["window 64"]
+
+
 def before_and_tried(draws: int = 6) -> tuple[pd.DataFrame, pd.DataFrame]:
     before = pd.DataFrame({"index": [7, 3], "arm": ["a 0", "a 1"], "kl_ld": [60, 50]})
     tried = [(i, d, 40 + i + d) for i, d in itertools.product([7, 3], range(draws))]
@@ -92,6 +97,11 @@ def test_sigmas_and_temperatures_are_kept_apart():
     both = pd.concat([tried.assign(sigma=0.1), tried.assign(sigma=0.2, kl_ld=tried.kl_ld - 10)])
     found = contrasts.gains(before, both, [6], by="sigma")
     assert found.groupby("sigma").gain.mean().to_dict() == pytest.approx({0.1: 10, 0.2: 20})
+
+
+def test_number_of_tries_that_is_asked_twice_is_there_once():
+    before, tried = before_and_tried()
+    assert len(contrasts.gains(before, tried, [1, 1])) == len(before)
 
 
 def test_methods_stand_side_by_side():

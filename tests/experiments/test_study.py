@@ -83,6 +83,9 @@ def test_nobody_s_number_of_sequences_is_all_there_are_or_at_most_so_many(study)
     assert study.sequences(at_most=50).groupby("arm").size().unique().tolist() == [6]
     with pytest.raises(ValueError, match="n_sequences=7: give a whole number per arm, from 1 to the 6 there are"):
         study.sequences(n=7, at_most=5)
+    for ask in (study.sequences, study.natural):
+        with pytest.raises(ValueError, match="n_sequences=0: give a whole number"):
+            ask(0)
 
 
 def test_rows_of_the_corpus_can_be_asked_about(study, mini_corpus):
