@@ -30,7 +30,7 @@ USES = {
     "measures": set(),
     "inference": {"protocol"},
     "sweep": {"storage"},
-    "pocket": {"protocol", "storage", "measures"},
+    "pocket": {"protocol", "storage", "measures", "inference"},
     "models": {"protocol", "storage", "pocket"},
     "corpora": {"protocol", "storage", "pocket", "models"},
     "experiments": {"protocol", "storage", "measures", "inference", "sweep", "models", "corpora"},

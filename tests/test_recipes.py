@@ -12,7 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from lmmem.pocket.training import checkpoint_folder
+from lmmem.pocket.organisms import checkpoint_folder
 
 pytestmark = pytest.mark.slow
 

@@ -106,8 +106,8 @@ def over_twins(
     by : columns that tell one comparison from another; twins are matched by those that are not
         group, presentations or arm.
     twins : the arm that all are compared with; None is that of 0 presentations in each group, or where a group has
-        none, of another: all unexposed passages of a block are alike.
-    seed : of the bootstrap over blocks.
+        none, that of another. Several unexposed passages of a block are averaged; those from elsewhere are no twins.
+    seed : of the bootstrap over sequences.
 
     Returns
     -------
@@ -115,10 +115,10 @@ def over_twins(
 
     Raises
     ------
-    ValueError : there are no twins.
+    ValueError : there are no twins, or none in the block of a sequence.
     """
     kept = [column for column in by if column not in ("group", "presentations", "arm")]
-    never = (table.arm == twins) if twins else (table.presentations == 0)
+    never = (table.arm == twins) if twins else (table.presentations == 0) & (table.group != "elsewhere")
     unexposed, exposed = table[never], table[~never & (table.presentations > 0)]
     if unexposed.empty:
         raise ValueError(f"nothing to compare with: no sequence is {f'of arm {twins!r}' if twins else 'unexposed'}")
@@ -127,9 +127,12 @@ def over_twins(
         alone = set(exposed.group) - set(unexposed.group)
         unexposed = pd.concat([unexposed, *(spare.assign(group=group) for group in sorted(alone))])
     match = ["block", *kept] + ([] if twins else ["group"])
+    control = unexposed.groupby(match, as_index=False)[value].mean()
     lines = []
     for key, arm in exposed.groupby(list(by), sort=True):
-        pairs = arm.merge(unexposed, on=match, suffixes=("", "_twin"))
+        pairs = arm.merge(control, on=match, how="left", suffixes=("", "_twin"))
+        if lone := int(pairs[f"{value}_twin"].isna().sum()):
+            raise ValueError(f"{lone} sequences of {arm.arm.iloc[0]} have no unexposed twin in their block")
         lines.append((*key, *gain_over_twins(pairs[value], pairs[f"{value}_twin"], seed)))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
 

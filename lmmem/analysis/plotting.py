@@ -19,7 +19,10 @@ DODGE = 0.12  # between points of different hues that stand at one x
 # marker is the group they belong to.
 PRESENTATIONS = sns.color_palette("flare", 8)
 UNEXPOSED = "0.45"
-MARKERS = {"spread": "o", "window": "s", "row": "D", "natural": "^"}
+MARKERS = {
+    **{"spread": "o", "row": "D", "natural": "^"},
+    **{"q1": "<", "q2": "s", "q3": "p", "q4": ">", "fuzzy": "X", "elsewhere": "h"},
+}
 COLORBLIND = sns.color_palette("colorblind")
 HOT = mpl.colormaps["YlOrBr"]  # temperatures
 # What is drawn beside arms: the undisturbed model, noise, sampling; a randomised and a found study.
@@ -57,15 +60,15 @@ def mark_of(name: object, number: int = 0) -> tuple[Any, str]:
 
     Parameters
     ----------
-    name : "spread 16", "window", 16, "as trained" ..
+    name : "spread 16", "q2", 16, "as trained" ..
     number : chooses among the colours that have no meaning, for names without a mark of their own.
 
-    >>> mark_of("window 0"), mark_of(0)
-    (('0.45', 's'), ('0.45', 'o'))
+    >>> mark_of("elsewhere 0"), mark_of(0)
+    (('0.45', 'h'), ('0.45', 'o'))
     """
     group, _, presentations = str(name).rpartition(" ")
     if name in MARKERS:
-        return COLORBLIND[list(MARKERS).index(str(name))], MARKERS[str(name)]
+        return COLORBLIND[list(MARKERS).index(str(name)) % len(COLORBLIND)], MARKERS[str(name)]
     if name in NAMED:
         return NAMED[str(name)], "o"
     if group == "temperature":

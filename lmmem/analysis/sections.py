@@ -118,7 +118,7 @@ def perturbation(best: pd.DataFrame, seed: int = 0) -> Numbers:
     largest. verdict : which arms lie above 0. draws, n, n_arm : draws, sequences, and those of an arm.
     """
     difference = over_twins(best, seed=seed)
-    spaced = difference[difference.group != "window"] if (difference.group != "window").any() else difference
+    spaced = difference[difference.group == "spread"] if (difference.group == "spread").any() else difference
     fewest = spaced.sort_values("presentations").iloc[0]
     alone = best[(best.group == fewest.group) & (best.presentations == fewest.presentations)]
     top = difference.sort_values("estimate").iloc[-1]

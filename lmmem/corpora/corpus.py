@@ -43,8 +43,9 @@ class Corpus:
     vocabulary : a token at or above it is damage, and refused; None checks nothing.
     exposure_lag : steps from the one that trains on a row to the first weights that know it.
     canaries : for an organism, one line a canary: canary, block, group, presentations,
-        z_complexity, index (of its first presentation, or where it lies held out),
-        exposure_step (NA if unexposed); else None.
+        z_complexity, reference_loss (nats per token, of the organism that never meets it), file (it
+        comes from), index (of its first presentation, or where it lies held out), exposure_step and
+        last_step (of the first and the last presentation; NA if unexposed); else None.
     presented : for an organism, one line a presentation: canary, step (1-based: the first weights
         that have been trained on it), index; else None.
     """
@@ -240,14 +241,14 @@ def _store(order: Order, *files: HubFile) -> RowStore:
 
 
 def _organism(name: str, order: Order) -> Corpus:
-    from lmmem.pocket.data import data_folder
+    from lmmem.pocket.organisms import data_folder
 
     folder = data_folder(name)
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     presented = pd.read_parquet(folder / "presented.parquet")
     presented["step"] += 1  # from the step that trains on it to the first weights that know it
     canaries = pd.read_parquet(folder / "canaries.parquet")
-    first = presented.groupby("canary")[["index", "step"]].first()
-    canaries["index"] = first["index"].to_numpy()
-    canaries["exposure_step"] = first["step"].astype("Int64").mask(first["index"] >= order.steps * order.rows_per_step)
+    met = presented.groupby("canary").step
+    canaries["exposure_step"] = canaries.canary.map(met.min()).astype("Int64")
+    canaries["last_step"] = canaries.canary.map(met.max()).astype("Int64")
     return Corpus(rows, order.rows_per_step, order.steps, canaries=canaries, presented=presented)

@@ -19,7 +19,7 @@ import torch
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference import decoding
 from lmmem.inference.perturbation import perturbed, weight_rms
-from lmmem.inference.scoring import cross_entropy
+from lmmem.inference.scoring import cross_entropy, score_tokens
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein, matched_prefix
 from lmmem.models.loading import load_model, weights_id
@@ -39,6 +39,7 @@ __all__ = [
     "device_here",
     "greedy_table",
     "kl_ld",
+    "likelihood_table",
     "perturbation_table",
     "seconds_each",
     "temperature_table",
@@ -180,6 +181,50 @@ def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens:
             "cross_entropy": cross_entropy(model, prompts, truth),
             "rms": weight_rms(model),
             **_kept(settings, said),
+        }
+    )
+
+
+def likelihood_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+    keep_tokens: bool = False,
+) -> pd.DataFrame:
+    """How likely the model finds the true continuations: one forward pass a row, without decoding.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    keep_tokens : also keep the figures of each token: columns log_probs, entropies, ranks, lists of 64.
+
+    Returns
+    -------
+    One line a row, columns model, step, index, cross_entropy (nats per token), entropy (of the model's
+    distribution, mean over tokens, nats), rank (of the true token, mean; 1 is the likeliest).
+    """
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
+    tasks = [_task(Part("likelihood", settings), _likelihood_part, len(tokens), numbers, tokens) for settings in every]
+    return _measured(tasks, scheduler, "likelihood")
+
+
+def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    scores = score_tokens(*_ready(info, settings, tokens))
+    kept = {"log_probs": scores.log_prob, "entropies": scores.entropy, "ranks": scores.rank}
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": index,
+            "cross_entropy": -scores.log_prob.mean(axis=1, dtype=np.float64),
+            "entropy": scores.entropy.mean(axis=1, dtype=np.float64),
+            "rank": scores.rank.mean(axis=1),
+            **({column: list(values) for column, values in kept.items()} if settings.get("keep_tokens") else {}),
         }
     )
 

@@ -23,7 +23,7 @@ from lmmem.protocol import CONTINUATION, split
 from lmmem.storage.results import measured
 
 __all__ = [
-    "choose_blocks",
+    "choose_canaries",
     "choose_sequences",
     "compare_with_window",
     "dose_sequences",
@@ -38,33 +38,47 @@ WINDOW = 20_000  # rows that passages are chosen among, to find some of every co
 PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 
 
-def choose_blocks(corpus: Corpus, n_sequences: int, seed: int = 0) -> pd.DataFrame:
-    """The canaries of randomly chosen blocks: n sequences of every arm, each with its twins.
+def choose_canaries(
+    corpus: Corpus, n_sequences: int | None = None, seed: int = 0, arms: Mapping[str, Sequence[int]] | None = None
+) -> pd.DataFrame:
+    """Canaries of an organism, and their unexposed twins: of each arm as many as are asked for, if it has them.
+
+    Those of one block come first, and blocks that hold all the arms before others, so that whoever is
+    chosen has twins. Arms are of different sizes; a small one gives all it has.
 
     Parameters
     ----------
     corpus : of an organism.
-    n_sequences : how many of each arm.
-    seed : chooses the blocks.
+    n_sequences : how many of each arm at most; None is all.
+    seed : chooses them.
+    arms : as for :func:`of_arms`; None is all.
 
     Returns
     -------
-    The lines of ``corpus.canaries`` in those blocks, with a column arm ("spread 16", "window 0").
+    Lines of ``corpus.canaries``, in their order, with a column arm ("spread 16", "q2 64").
 
     Raises
     ------
-    ValueError : the corpus has no canaries, or n_sequences is below 1 or above what there are.
+    ValueError : the corpus has no canaries; n_sequences is below 1 or above the largest arm; or as for
+        :func:`of_arms`.
 
     >>> import lmmem
-    >>> choose_blocks(lmmem.training_data("pocket-mini"), 2).groupby("arm").size().unique()
-    array([2])
+    >>> corpus = lmmem.training_data("pocket-mini")
+    >>> choose_canaries(corpus, 5, arms={"spread": [0, 16], "q2": [16]}).groupby("arm").size().to_dict()
+    {'q2 16': 3, 'spread 0': 5, 'spread 16': 5}
     """
     canaries = _canaries(corpus)
-    blocks = canaries.block.unique()
-    _check_n_sequences(n_sequences, len(blocks))
-    chosen = np.random.default_rng(seed).permutation(blocks)[:n_sequences]
-    canaries = canaries[canaries.block.isin(chosen)].reset_index(drop=True)
-    return canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+    canaries = canaries.assign(arm=canaries.group + " " + canaries.presentations.astype(str))
+    canaries = canaries if arms is None else of_arms(canaries, arms)
+    if n_sequences is None:
+        return canaries
+    _check_n_sequences(n_sequences, int(canaries.groupby("arm").size().max()))
+    drawn = canaries.sample(frac=1, random_state=seed)
+    turn = drawn.groupby(["arm", "block"]).cumcount()
+    held = drawn.block.map(drawn.groupby("block").arm.nunique())
+    place = drawn.block.map({block: place for place, block in enumerate(drawn.block.unique())})
+    order = drawn.assign(turn=turn, held=-held, place=place).sort_values(["turn", "held", "place"])
+    return canaries.loc[order.groupby("arm").head(n_sequences).index.sort_values()].reset_index(drop=True)
 
 
 def of_arms(canaries: pd.DataFrame, arms: Mapping[str, Sequence[int]]) -> pd.DataFrame:
@@ -72,7 +86,7 @@ def of_arms(canaries: pd.DataFrame, arms: Mapping[str, Sequence[int]]) -> pd.Dat
 
     Parameters
     ----------
-    canaries : as :func:`choose_blocks` gives them.
+    canaries : as :func:`choose_canaries` gives them.
     arms : groups, and the presentations wanted of each; somewhere 0, the unexposed twins.
 
     Raises
@@ -80,11 +94,11 @@ def of_arms(canaries: pd.DataFrame, arms: Mapping[str, Sequence[int]]) -> pd.Dat
     ValueError : there is no such arm, none is unexposed, or none exposed; the message names what there is.
 
     >>> import lmmem
-    >>> canaries = choose_blocks(lmmem.training_data("pocket-mini"), 2)
-    >>> of_arms(canaries, {"window": [0, 16]}).arm.unique().tolist()
-    ['window 0', 'window 16']
+    >>> canaries = choose_canaries(lmmem.training_data("pocket-mini"), 2)
+    >>> of_arms(canaries, {"spread": [0], "q2": [16]}).groupby("arm").size().to_dict()
+    {'q2 16': 2, 'spread 0': 2}
     """
-    there = {str(group): sorted(set(lines.presentations)) for group, lines in canaries.groupby("group", sort=False)}
+    there = {str(group): sorted(set(lines.presentations)) for group, lines in canaries.groupby("group")}
     listed = "; ".join(f"{group}: {', '.join(map(str, presentations))}" for group, presentations in there.items())
     if not isinstance(arms, Mapping) or any(isinstance(m, str | int) or m is None for m in arms.values()):
         raise ValueError(f"arms={arms!r}: give groups and lists of presentations; there are {listed}")
@@ -111,7 +125,7 @@ def choose_sequences(
 ) -> pd.DataFrame:
     """Sequences that the model has met by a step, each with an unexposed twin.
 
-    Of an organism these are canaries (:func:`choose_blocks`). Of other models, whose data nobody
+    Of an organism these are canaries (:func:`choose_canaries`). Of other models, whose data nobody
     has randomised: rows from `first_row` on, and rows that come in training only after `step`, paired
     so that twins are of nearly equal z-complexity. That a row is met once says nothing of other rows with
     the same text.
@@ -137,7 +151,7 @@ def choose_sequences(
         or no row is left that comes after it.
     """
     if corpus.canaries is not None:
-        return choose_blocks(corpus, n_sequences, seed)
+        return choose_canaries(corpus, n_sequences, seed)
     step = resolve_step(name, step)
     _check_n_sequences(n_sequences, MOST_PAIRS)
     first_row = _first_row(name, corpus, step, first_row, CANDIDATES * n_sequences)
@@ -204,7 +218,7 @@ def natural_passages(
 
     Raises
     ------
-    ValueError : as for :func:`choose_blocks`.
+    ValueError : as for :func:`choose_canaries`.
     """
     step = resolve_step(name, step)
     if corpus.canaries is not None:

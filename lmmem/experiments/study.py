@@ -20,12 +20,11 @@ from lmmem.experiments import measurements
 from lmmem.experiments.sequences import (
     DEFAULT_PAIRS,
     WINDOW,
-    choose_blocks,
+    choose_canaries,
     choose_sequences,
     compare_with_window,
     dose_sequences,
     natural_passages,
-    of_arms,
 )
 from lmmem.models.loading import download_size
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Study"]
 
 Steps = int | Sequence[int] | None
+SPREAD = "spread"  # the group that is presented over all of training
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
 
 
@@ -109,10 +109,6 @@ class Study:
         """Whether chance decided what the model met how often."""
         return self.corpus.canaries is not None
 
-    @property
-    def _blocks(self) -> int:
-        return 0 if self.corpus.canaries is None else self.corpus.canaries.block.nunique()
-
     @functools.cached_property
     def device(self) -> str:
         """Where the model computes, asked once where it is measured."""
@@ -137,7 +133,8 @@ class Study:
 
         Parameters
         ----------
-        n : how many in each arm; None is all there are, or `at_most`.
+        n : how many in each arm; None is all there are, or `at_most`. Arms of an organism are of different sizes:
+            a small one gives all it has.
         arms : of an organism, groups and their presentations, ``{"spread": [0, 1, 16]}``; 0 are the twins,
             without which nothing can be compared. None is all. Of other models arms are met and not met.
         at_most : how many in each arm if `n` is None.
@@ -148,12 +145,13 @@ class Study:
 
         Returns
         -------
-        One line a sequence: index, and with arms: arm, group, presentations, block, z_complexity, exposure_step.
+        One line a sequence: index, and with arms: arm, group, presentations, block, z_complexity, exposure_step; of
+        an organism also reference_loss, file, last_step, as :class:`lmmem.Corpus` says.
         Of your own tokens: index (0, 1, ..) and tokens.
 
         Raises
         ------
-        ValueError : there are no such arms, or fewer sequences than n; the message names those there are.
+        ValueError : there are no such arms, or none has n sequences; the message names those there are.
         """
         if tokens is not None:
             own = np.asarray(tokens)
@@ -178,9 +176,9 @@ class Study:
                 min_complexity=min_complexity,
                 at_least=2 if n is None else None,
             )
-        n = min(self._blocks, at_most or self._blocks) if n is None else n
-        found = choose_blocks(self.corpus, n, self.seed)
-        return found if arms is None else of_arms(found, arms)
+        found = choose_canaries(self.corpus, None, self.seed, arms)
+        most = int(found.groupby("arm").size().max())
+        return choose_canaries(self.corpus, min(most, at_most or most) if n is None else n, self.seed, arms)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
         """Those of the arms wanted that this model has, groups with nothing but their twins left out.
@@ -193,7 +191,7 @@ class Study:
         -------
         None for a model whose data nobody has randomised.
 
-        >>> Study("pocket-mini").arms_among({"spread": [0, 2, 16], "window": [0, 64]})
+        >>> Study("pocket-mini").arms_among({"spread": [0, 2, 16], "q2": [64]})
         {'spread': [0, 16]}
         """
         canaries = self.corpus.canaries
@@ -212,8 +210,7 @@ class Study:
         first_row, n_rows : as for :func:`lmmem.experiments.sequences.natural_passages`, which says what is
             returned; beside that, group ("natural") and presentations (the lower end of the bin).
         """
-        if n is None:
-            n = DEFAULT_PAIRS if self.corpus.canaries is None else min(DEFAULT_PAIRS, self._blocks)
+        n = DEFAULT_PAIRS if n is None else n
         found = natural_passages(self.model, self.corpus, n, self.step, self.seed, first_row=first_row, n_rows=n_rows)
         self._records.append(found.attrs["provenance"])
         return found.assign(group="natural", presentations=found.bin)
@@ -234,7 +231,7 @@ class Study:
         """
         found = self.sequences(n, at_most=DEFAULT_PAIRS, first_row=first_row)
         return (
-            found[found.group == "spread"].reset_index(drop=True) if self.randomised else dose_sequences(natural, found)
+            found[found.group == SPREAD].reset_index(drop=True) if self.randomised else dose_sequences(natural, found)
         )
 
     def in_a_window(self, natural: pd.DataFrame, *, first_row: int | None = None, n_rows: int = WINDOW) -> pd.DataFrame:
@@ -247,17 +244,16 @@ class Study:
         return compare_with_window(self.model, self.corpus, natural, self.step, first_row=first_row, n_rows=n_rows)
 
     def design(self, block: int = 0) -> pd.DataFrame:
-        """When each sequence of one block of the experiment is presented: arm and step, one line a presentation.
+        """When one sequence of each arm of a block is presented: arm and step, one line a presentation.
 
-        Of a model whose data nobody has randomised: no lines.
+        The unexposed have one line without a step. Of a model whose data nobody has randomised: no lines.
         """
         canaries, presented = self.corpus.canaries, self.corpus.presented
         if canaries is None or presented is None:
             return pd.DataFrame({"arm": [], "step": []})
-        chosen = canaries[canaries.block == block]
-        arms = (chosen.group + " " + chosen.presentations.astype(str)).set_axis(chosen.canary)
-        found = presented[presented.canary.isin(chosen.canary)]
-        return found.assign(arm=found.canary.map(arms))[["arm", "step"]].reset_index(drop=True)
+        chosen = canaries[canaries.block == block].assign(arm=lambda c: c.group + " " + c.presentations.astype(str))
+        one = chosen.drop_duplicates("arm").sort_values(["group", "presentations"])[["canary", "arm"]]
+        return one.merge(presented[["canary", "step"]], on="canary", how="left")[["arm", "step"]]
 
     def met(self, sequences: pd.DataFrame) -> tuple[int, int]:
         """The first and the last step whose weights were the first to know a presentation of these sequences."""
@@ -298,6 +294,21 @@ class Study:
         """
         found = self._measured(measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens)
         return found.assign(memorised=found.kl_ld == 0)
+
+    def likelihood(self, sequences: pd.DataFrame, *, steps: Steps = None, keep_tokens: bool = False) -> pd.DataFrame:
+        """How likely the model finds the true continuations, by one forward pass: no decoding.
+
+        Parameters
+        ----------
+        sequences, steps : as for :meth:`greedy`.
+        keep_tokens : also keep the figures of each token, lists in each line.
+
+        Returns
+        -------
+        The lines of `sequences`, for each step, with the columns of
+        :func:`lmmem.experiments.measurements.likelihood_table`.
+        """
+        return self._measured(measurements.likelihood_table, sequences, steps, keep_tokens=keep_tokens)
 
     def perturbed(
         self,

@@ -116,7 +116,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     if MODELS[name].place is None:
-        from lmmem.pocket.training import tokenizer_of
+        from lmmem.pocket.organisms import tokenizer_of
 
         return tokenizer_of(name)
     step = resolve_step(name)
@@ -149,7 +149,7 @@ def _folder(name: str, step: int) -> Path | None:
     """Where the weights lie on this machine; None if on the Hub."""
     info = MODELS[name]
     if info.place is None:
-        from lmmem.pocket.training import checkpoint_folder
+        from lmmem.pocket.organisms import checkpoint_folder
 
         return checkpoint_folder(name, step)
     place, *on_the_hub = info.address(step)

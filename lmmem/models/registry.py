@@ -254,11 +254,11 @@ def _described(name: str) -> ModelInfo:
         raise ValueError(f"{name} describes no model ({error}): it needs {', '.join(needed[1:])}, and place") from error
 
 
-def _organism(name: str, parameters: str) -> ModelInfo:
+def _organism(name: str) -> ModelInfo:
     recipe = RECIPES[name]
     return ModelInfo(
         name=name,
-        parameters=parameters,
+        parameters=f"{recipe.parameters / 1e6:.1f} M",
         steps=recipe.checkpoints,
         training_data=f"{recipe.steps * recipe.rows_per_step:,} rows of source text, canaries among them",
         dtype="float32",
@@ -327,8 +327,7 @@ SEEDED = SIZES[:5]
 
 MODELS = _Registry(
     [
-        _organism("pocket", "2.6 M"),
-        _organism("pocket-mini", "0.2 M"),
+        *(_organism(name) for name in RECIPES),
         *(_pythia(size) for size in SIZES),
         *(_pythia(size, "-deduped") for size in SIZES[2:]),
         *(_pythia(size, "-v0") for size in SIZES[2:]),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from lmmem.pocket.organisms import train
 from lmmem.pocket.recipe import RECIPES
-from lmmem.pocket.training import train
 
 
 def main(arguments: list[str] | None = None) -> None:

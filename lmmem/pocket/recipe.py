@@ -6,30 +6,54 @@ import dataclasses
 import hashlib
 import json
 
-__all__ = ["RECIPES", "REFERENCE_TEXT", "Recipe"]
+__all__ = ["RECIPES", "REFERENCE_TEXT", "Arm", "Recipe"]
+
+QUARTERS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Passages that are treated alike: how many there are, how often each is presented, and when.
+
+    `span` are fractions of training; `replaced` is the share of tokens that each presentation
+    replaces by others, anew each time. Passages of `elsewhere` arms are never presented and come
+    from files of which none is.
+    """
+
+    group: str
+    presentations: int
+    passages: int
+    span: tuple[float, float] = (0.0, 1.0)
+    replaced: float = 0.0
+    elsewhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that determines an organism's training text, schedule and weights.
 
-    Token counts are per row; `steps` are optimizer steps of `rows_per_step` rows. `presentations`
-    are how often the canaries of each arm are presented, spread over the whole of training;
-    `window_presentations` the same, but only within `window` (fractions of training). Every block
-    holds one canary of each arm and one unexposed twin for each of the two groups.
+    Token counts are per row; `steps` are optimizer steps of `rows_per_step` rows. `text_seed`
+    chooses files and passages, `seed` everything else: which passage is in which arm, when it is
+    presented, the order of the rows, and the initial weights.
     """
 
     # text
     packages: tuple[str, ...] = ("transformers", "sympy", "networkx")
-    training_bytes: int = 6_500_000
-    held_out_bytes: int = 2_500_000
+    training_bytes: int = 7_200_000
+    held_out_bytes: int = 5_000_000
     vocabulary: int = 2_048
     row_tokens: int = 96  # a prompt of 32 and a continuation of 64
+    text_seed: int = 0
     # canaries
+    arms: tuple[Arm, ...] = (
+        Arm("spread", 0, 256),
+        *(Arm("spread", m, n) for m, n in ((1, 256), (2, 16), (4, 16), (8, 16), (16, 16), (32, 8), (64, 8))),
+        *(Arm(f"q{q}", m, 8, span) for m in (16, 64) for q, span in enumerate(QUARTERS, start=1)),
+        Arm("fuzzy", 16, 16, replaced=0.1),
+        Arm("elsewhere", 0, 64, elsewhere=True),
+    )
     blocks: int = 32
-    presentations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    window_presentations: tuple[int, ...] = (4, 16, 64)
-    window: tuple[float, float] = (0.25, 0.5)
+    reference: str | None = "pocket-clean"  # whose loss makes passages alike; None is their z-complexity
     novelty_tokens: int = 16  # no canary shares a run of so many tokens with the text
     # network (GPT-NeoX)
     width: int = 192
@@ -52,34 +76,66 @@ class Recipe:
         return tuple(sorted({*range(0, self.steps, self.checkpoint_every), self.steps}))
 
     @property
+    def passages(self) -> int:
+        """Canaries in all."""
+        return sum(arm.passages for arm in self.arms)
+
+    @property
+    def parameters(self) -> int:
+        """Of the network: in and out of the vocabulary, matrices with their biases, norms."""
+        embeddings, layer = 2 * self.vocabulary * self.width, 12 * self.width**2 + 13 * self.width
+        return embeddings + self.layers * layer + 2 * self.width
+
+    @property
     def key(self) -> str:
         """Twelve hexadecimal digits that differ between any two recipes."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:12]
 
+    def clean(self) -> Recipe:
+        """The same without exposure: all its passages are held out."""
+        return dataclasses.replace(self, arms=(Arm("spread", 0, self.passages),), blocks=1, reference=None)
+
+
+POCKET = Recipe()
+# The small twin: every code path in seconds, for tests. It memorises too little to study.
+MINI = Recipe(
+    training_bytes=400_000,
+    held_out_bytes=700_000,
+    vocabulary=512,
+    arms=(
+        Arm("spread", 0, 12),
+        *(Arm("spread", m, n) for m, n in ((1, 12), (8, 6), (16, 6))),
+        *(Arm(f"q{q}", 16, 3, span) for q, span in enumerate(QUARTERS, start=1)),
+        Arm("fuzzy", 16, 3, replaced=0.1),
+        Arm("elsewhere", 0, 4, elsewhere=True),
+    ),
+    blocks=6,
+    reference="pocket-mini-clean",
+    width=64,
+    layers=2,
+    heads=2,
+    steps=120,
+    rows_per_step=8,
+    warmup_steps=10,
+    checkpoint_every=6,
+)
 
 RECIPES = {
-    "pocket": Recipe(),
-    # The small twin: every code path in seconds, for tests. It memorises too little to study.
-    "pocket-mini": Recipe(
-        training_bytes=400_000,
-        held_out_bytes=700_000,
-        vocabulary=512,
-        blocks=6,
-        presentations=(1, 8, 16),
-        window_presentations=(16,),
-        width=64,
-        layers=2,
-        heads=2,
-        steps=120,
-        rows_per_step=8,
-        warmup_steps=10,
-        checkpoint_every=6,
-    ),
+    "pocket": POCKET,
+    "pocket-mini": MINI,
+    # The reference: no passage is presented, and its losses make the blocks of all others.
+    "pocket-clean": POCKET.clean(),
+    "pocket-mini-clean": MINI.clean(),
+    # Chance drawn anew: same text, same passages.
+    **{f"pocket-seed{seed}": dataclasses.replace(POCKET, seed=seed) for seed in (1, 2, 3, 4)},
+    # Same data, other sizes.
+    "pocket-small": dataclasses.replace(POCKET, width=96, layers=2, heads=3),
+    "pocket-large": dataclasses.replace(POCKET, width=352, layers=6, heads=11),
 }
 
-# SHA-256 of the text with the package versions of constraints.txt. Other versions train as well,
-# on other text, and say so.
+# SHA-256 of the text with the package versions of constraints.txt, by its size in bytes. Other
+# versions train as well, on other text, and say so.
 REFERENCE_TEXT = {
-    "pocket": "4de8313354e75dd707defbc1fa63a45c4d05700800c040b8408915749d0e6e55",
-    "pocket-mini": "30ff230be9c4b96d8d5731e09b8c03b91d9f1133b439072fe70ac5630eee525c",
+    POCKET.training_bytes: "48c5d24e40fee06a8f0be45e9fab424d4634349596fca21bfce228c1e4f22b31",
+    MINI.training_bytes: "30ff230be9c4b96d8d5731e09b8c03b91d9f1133b439072fe70ac5630eee525c",
 }

@@ -30,7 +30,7 @@ class Document(NamedTuple):
 
 
 def documents(recipe: Recipe) -> tuple[list[Document], list[Document]]:
-    """The documents to train on and the held-out ones, in an order that the seed determines.
+    """The documents to train on and the held-out ones, in an order that the text's seed determines.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def documents(recipe: Recipe) -> tuple[list[Document], list[Document]]:
     ValueError : the packages hold less text than the recipe asks for.
     """
     files = sorted(file for package in recipe.packages for file in _source_files(package))
-    np.random.default_rng([recipe.seed, 0]).shuffle(files)
+    np.random.default_rng([recipe.text_seed, 0]).shuffle(files)
     budgets = [recipe.training_bytes, recipe.held_out_bytes]
     parts: list[list[Document]] = [[], []]
     part = 0
@@ -97,10 +97,17 @@ def train_tokenizer(docs: list[Document], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def rows_of(docs: list[Document], tokenizer: Tokenizer, width: int) -> np.ndarray:
-    """All documents, each followed by END_OF_TEXT, packed into rows: (n, width) uint16."""
+def rows_of(docs: list[Document], tokenizer: Tokenizer, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """All documents, each followed by END_OF_TEXT, packed into rows.
+
+    Returns
+    -------
+    rows : (n, width) uint16. files : (n,) int64, which document each row begins in.
+    """
     end = tokenizer.token_to_id(END_OF_TEXT)
-    encodings = tokenizer.encode_batch([doc.text for doc in docs])
-    stream = np.concatenate([[*encoding.ids, end] for encoding in encodings])
+    encodings = [np.array([*found.ids, end]) for found in tokenizer.encode_batch([doc.text for doc in docs])]
+    stream = np.concatenate(encodings)
     n = len(stream) // width
-    return stream[: n * width].reshape(n, width).astype(np.uint16)
+    ends = np.cumsum([len(encoding) for encoding in encodings])
+    files = np.searchsorted(ends, np.arange(n) * width, side="right")
+    return stream[: n * width].reshape(n, width).astype(np.uint16), files

@@ -1,4 +1,7 @@
-"""Train an organism, so that stopping it at any moment loses minutes and changes nothing."""
+"""Train a network by a recipe, so that stopping it at any moment loses minutes and changes nothing.
+
+Knows rows and checkpoints: no names of organisms, no text, no canaries.
+"""
 
 from __future__ import annotations
 
@@ -13,70 +16,47 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from lmmem.pocket.data import TERMS, data_folder, lock, organism_folder
-from lmmem.pocket.recipe import RECIPES, Recipe
-from lmmem.pocket.text import END_OF_TEXT
-from lmmem.storage.files import DamagedError, check_folder, folder_being_written, recorded_sha256, write_whole
+from lmmem.pocket.recipe import Recipe
+from lmmem.storage.files import DamagedError, check_folder, folder_being_written, write_whole
 from lmmem.storage.provenance import environment
 
-__all__ = ["checkpoint_folder", "tokenizer_of", "train"]
+__all__ = ["TERMS", "fit", "folder_name", "missing_checkpoints"]
 
+TERMS = "training.json"  # precision, threads and data of the training, written when it begins
+LOG = "training_log.parquet"
+Terms = dict[str, Any]
 STATE = "training_state.pt"  # optimizer moments and losses, beside the newest checkpoints
 STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run
 
 
-def checkpoint_folder(name: str, step: int) -> Path:
-    """The checkpoint of one step as a Hugging Face folder; the organism is trained if need be.
-
-    Raises
-    ------
-    ValueError : the organism keeps no checkpoint of that step.
-    """
-    folder = organism_folder(name) / _folder_name(step)
-    if step not in RECIPES[name].checkpoints:
-        raise ValueError(f"{name} keeps no checkpoint of step {step}")
-    try:
-        check_folder(folder)
-    except DamagedError:
-        train(name)
-    return folder
+def missing_checkpoints(folder: Path, recipe: Recipe) -> bool:
+    """Whether any checkpoint, or the log, is absent from an organism's folder, or damaged."""
+    return _whole(folder, recipe) != list(recipe.checkpoints) or not (folder / LOG).exists()
 
 
-def train(name: str) -> Path:
-    """Train an organism, or finish what an interrupted run began; do nothing if all is whole.
-
-    The result depends on the recipe, the text, the machine's arithmetic and its number of threads,
-    not on how often training was stopped. One process trains at a time; others wait for it.
+def fit(
+    name: str, recipe: Recipe, rows: np.ndarray, rows_sha256: str, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Train on rows from the newest checkpoint that is whole, and leave torch's random state as it was.
 
     Parameters
     ----------
-    name : a key of RECIPES.
-
-    Returns
-    -------
-    The organism's folder: ``data/``, ``step-000000/`` .. (model and tokenizer as transformers saves
-    them), ``training_log.parquet`` (step, loss in nats per token, seconds).
+    name : what to call it.
+    recipe : network, schedule and checkpoints.
+    rows : (n, w) token ids in training order; rows_sha256 : of their file.
+    tokenizer : saved with each checkpoint.
+    folder : where checkpoints, terms, states and the log are.
     """
-    recipe = RECIPES[name]
-    data, folder = data_folder(name), organism_folder(name)
-    with lock(folder):
-        whole = [step for step in recipe.checkpoints if _is_whole(folder / _folder_name(step))]
-        log = folder / "training_log.parquet"
-        if whole == list(recipe.checkpoints) and log.exists():
-            return folder
-        with torch.random.fork_rng(devices=[]):
-            _train(name, recipe, data, folder, whole)
-    return folder
+    with torch.random.fork_rng(devices=[]):
+        _fit(name, recipe, rows, _terms(folder, rows_sha256), tokenizer, folder)
 
 
-def _train(name: str, recipe: Recipe, data: Path, folder: Path, whole: list[int]) -> None:
-    terms = _terms(folder)
-    rows = np.load(data / "rows.npy", mmap_mode="r")
-    tokenizer = tokenizer_of(name)
+def _fit(
+    name: str, recipe: Recipe, rows: np.ndarray, terms: Terms, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
     torch.manual_seed(recipe.seed)
     model = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -93,7 +73,7 @@ def _train(name: str, recipe: Recipe, data: Path, folder: Path, whole: list[int]
     model.set_attn_implementation("eager")  # on short rows its gradient takes a third of the time of the fused one's
     muon, adamw = _optimizers(model, recipe)
     losses: list[tuple[float, float]] = []  # nats per token, seconds since the run began
-    begin = _resume(folder, recipe, whole, model, muon, adamw, losses)
+    begin = _resume(folder, recipe, _whole(folder, recipe), model, muon, adamw, losses)
     if begin is None:
         begin = 0
         _save(folder, recipe, 0, model, tokenizer, muon, adamw, losses)
@@ -132,27 +112,18 @@ def _train(name: str, recipe: Recipe, data: Path, folder: Path, whole: list[int]
         torch.set_num_threads(threads)
     log = pd.DataFrame(losses, columns=["loss", "seconds"])
     log.insert(0, "step", np.arange(1, recipe.steps + 1))
-    with write_whole(folder / "training_log.parquet") as part:
+    with write_whole(folder / LOG) as part:
         log.to_parquet(part, index=False)
 
 
-def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
-    """The organism's byte-level BPE as transformers wants it; token 0 ends a document."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_file(str(data_folder(name) / "tokenizer.json")),
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-    )
-
-
-def _terms(folder: Path) -> dict[str, Any]:
+def _terms(folder: Path, rows_sha256: str) -> Terms:
     """What all of this organism's training shares: settled when it first begins, then kept."""
     path = folder / TERMS
     if not path.exists():
         decided = {
             "precision": _precision(),
             "threads": torch.get_num_threads(),
-            "rows_sha256": recorded_sha256(folder / "data" / "rows.npy"),
+            "rows_sha256": rows_sha256,
             "environment": environment(),
         }
         with write_whole(path) as part:
@@ -195,7 +166,7 @@ def _save(
     adamw: torch.optim.Optimizer,
     losses: list[tuple[float, float]],
 ) -> None:
-    with folder_being_written(folder / _folder_name(step)) as part:
+    with folder_being_written(folder / folder_name(step)) as part:
         model.config.save_pretrained(part)
         save_file(model.state_dict(), part / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(part)
@@ -223,7 +194,7 @@ def _resume(
     for step in sorted((s for s in whole if s < gap or s == gap == recipe.steps), reverse=True):
         if not _is_whole(folder / _state_name(step)):
             continue
-        saved = GPTNeoXForCausalLM.from_pretrained(folder / _folder_name(step), dtype=torch.float32)
+        saved = GPTNeoXForCausalLM.from_pretrained(folder / folder_name(step), dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
         state = torch.load(folder / _state_name(step) / STATE, weights_only=True)
         muon.load_state_dict(state["muon"])
@@ -231,6 +202,10 @@ def _resume(
         losses.extend(state["losses"])
         return step
     return None
+
+
+def _whole(folder: Path, recipe: Recipe) -> list[int]:
+    return [step for step in recipe.checkpoints if _is_whole(folder / folder_name(step))]
 
 
 def _is_whole(folder: Path) -> bool:
@@ -243,7 +218,8 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _folder_name(step: int) -> str:
+def folder_name(step: int) -> str:
+    """Of the checkpoint of a step."""
     return f"step-{step:06d}"
 
 

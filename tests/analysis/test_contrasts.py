@@ -27,13 +27,11 @@ def measured(effect: dict[str, float], seed: int = 0, value: str = "gain") -> pd
 
 
 def test_effect_over_twins_of_the_same_block_is_found_and_none_is_not():
-    table = measured({"spread 0": 0.0, "spread 16": 5.0, "window 0": 1.0, "window 64": 1.0})
+    table = measured({"spread 0": 0.0, "spread 16": 5.0, "q2 0": 1.0, "q2 64": 1.0})
     found = contrasts.over_twins(table).set_index(["group", "presentations"])
     assert found.loc[("spread", 16), "low"] > 4
     assert found.loc[("spread", 16), "high"] < 6
-    assert (
-        found.loc[("window", 64), "low"] < 0 < found.loc[("window", 64), "high"]
-    )  # its own twins, not those of spread
+    assert found.loc[("q2", 64), "low"] < 0 < found.loc[("q2", 64), "high"]  # its own twins, not those of spread
     assert set(found.n) == {BLOCKS}
 
 
@@ -45,17 +43,17 @@ def test_interval_over_twins_is_that_of_the_pairs():
 
 
 def test_one_arm_can_be_the_twins_of_all_and_methods_are_kept_apart():
-    one, other = measured({"spread 0": 0.0, "window 64": 2.0}), measured({"spread 0": 0.0, "window 64": 7.0}, seed=1)
+    one, other = measured({"spread 0": 0.0, "q2 64": 2.0}), measured({"spread 0": 0.0, "q2 64": 7.0}, seed=1)
     both = contrasts.stacked({"noise": one, "sampling": other}, "method")
     found = contrasts.over_twins(both, by=["method", "arm"], twins="spread 0").set_index(["method", "arm"]).estimate
-    assert found["noise", "window 64"] == pytest.approx(2, abs=0.7)
-    assert found["sampling", "window 64"] == pytest.approx(7, abs=0.7)
+    assert found["noise", "q2 64"] == pytest.approx(2, abs=0.7)
+    assert found["sampling", "q2 64"] == pytest.approx(7, abs=0.7)
 
 
 def test_group_without_twins_of_its_own_is_held_against_those_of_another():
-    table = measured({"spread 0": 0.0, "window 64": 4.0})
+    table = measured({"spread 0": 0.0, "q2 64": 4.0})
     (line,) = contrasts.over_twins(table).itertuples()
-    assert (line.group, line.presentations, line.n) == ("window", 64, BLOCKS)
+    assert (line.group, line.presentations, line.n) == ("q2", 64, BLOCKS)
     assert line.low < 4 < line.high
 
 
@@ -71,8 +69,8 @@ def test_lines_of_one_number_are_not_mixed_up():
 
 
 def test_unexposed_of_another_group_are_no_exposed_arm():
-    table = measured({"spread 0": 0.0, "window 0": 0.0, "window 64": 4.0})
-    assert contrasts.over_twins(table, by=["arm"], twins="spread 0").arm.tolist() == ["window 64"]
+    table = measured({"spread 0": 0.0, "q2 0": 0.0, "q2 64": 4.0})
+    assert contrasts.over_twins(table, by=["arm"], twins="spread 0").arm.tolist() == ["q2 64"]
 
 
 def before_and_tried(draws: int = 6) -> tuple[pd.DataFrame, pd.DataFrame]:

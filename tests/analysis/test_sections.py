@@ -66,19 +66,19 @@ def tried(effect: dict[str, float], draws: int = 30, blocks: int = 30) -> pd.Dat
 
 
 def test_perturbation_tells_memory_from_luck():
-    best = tried({"spread 0": 0.0, "spread 1": 0.0, "spread 16": 6.0, "window 0": 0.0, "window 64": 3.0})
+    best = tried({"spread 0": 0.0, "spread 1": 0.0, "spread 16": 6.0, "q2 64": 3.0})
     found = sections.perturbation(best[best.N == 30])
     assert found["fewest"] == 1
     assert found["once"].low < 0 < found["once"].high
     assert found["once_alone"].low > 2  # what luck alone would have shown
     assert found["side"].startswith("an interval that includes 0")
     assert (found["top_arm"], round(found["top"].estimate)) == ("spread 16", 6)
-    assert "above 0 for spread 16, window 64, and includes 0 for spread 1" in found["verdict"]
-    assert (found["draws"], found["n"], found["n_arm"]) == (30, 150, 30)
+    assert "above 0 for q2 64, spread 16, and includes 0 for spread 1" in found["verdict"]
+    assert (found["draws"], found["n"], found["n_arm"]) == (30, 120, 30)
 
 
 def test_perturbation_of_windows_alone_is_told_too():
-    best = tried({"window 0": 0.0, "window 64": 3.0})
+    best = tried({"spread 0": 0.0, "q2 64": 3.0})
     assert sections.perturbation(best[best.N == 30])["fewest"] == 64
 
 

@@ -13,31 +13,40 @@ import lmmem
 from lmmem.corpora.corpus import Corpus
 from lmmem.experiments import sequences
 from lmmem.models.registry import MODELS
-from lmmem.pocket.training import checkpoint_folder
+from lmmem.pocket.organisms import checkpoint_folder
+from lmmem.pocket.recipe import RECIPES
 
 NAME = "pocket-mini"
 
 
-def test_chosen_blocks_hold_every_arm_once(mini_corpus):
-    chosen = sequences.choose_blocks(mini_corpus, 2, seed=1)
-    assert chosen.block.nunique() == 2
-    assert (chosen.groupby("arm").size() == 2).all()
-    assert chosen.arm.nunique() == 6
-    pd.testing.assert_frame_equal(sequences.choose_blocks(mini_corpus, 2, seed=1), chosen)
-    blocks = {tuple(sequences.choose_blocks(mini_corpus, 2, seed).block.unique()) for seed in range(10)}
-    assert len(blocks) > 1
+def test_chosen_canaries_are_as_many_of_each_arm_as_it_has_and_in_blocks_with_twins(mini_corpus):
+    chosen = sequences.choose_canaries(mini_corpus, 5, seed=1)
+    sizes = {f"{arm.group} {arm.presentations}": min(5, arm.passages) for arm in RECIPES[NAME].arms}
+    assert chosen.groupby("arm").size().to_dict() == sizes
+    exposed = chosen[chosen.presentations > 0]
+    assert set(exposed.block[exposed.group != "spread"]) <= set(chosen.block[chosen.arm == "spread 0"])
+    pd.testing.assert_frame_equal(sequences.choose_canaries(mini_corpus, 5, seed=1), chosen)
+    others = {tuple(sequences.choose_canaries(mini_corpus, 5, seed).canary) for seed in range(10)}
+    assert len(others) > 1
+    assert len(sequences.choose_canaries(mini_corpus)) == len(mini_corpus.canaries)
 
 
-@pytest.mark.parametrize("n", [0, -1, 7, 2.5, True])
+def test_canaries_of_some_arms_lie_in_blocks_that_hold_all_of_them(mini_corpus):
+    arms = {"spread": [0, 1, 16], "q3": [16]}
+    chosen = sequences.choose_canaries(mini_corpus, 3, seed=2, arms=arms)
+    assert (chosen.groupby(["block", "arm"]).size().unstack() == 1).all(axis=None)
+
+
+@pytest.mark.parametrize("n", [0, -1, 13, 2.5, True])
 def test_impossible_numbers_of_sequences_say_how_many_there_are(mini_corpus, n):
-    with pytest.raises(ValueError, match=f"n_sequences={n!r}: give a whole number per arm, from 1 to the 6 there are"):
-        sequences.choose_blocks(mini_corpus, n)
+    with pytest.raises(ValueError, match=f"n_sequences={n!r}: give a whole number per arm, from 1 to the 12 there are"):
+        sequences.choose_canaries(mini_corpus, n)
 
 
 def test_corpus_without_canaries_is_refused():
     corpus = Corpus(np.zeros((4, 96), np.uint16), 2, 2)
     with pytest.raises(ValueError, match="has no canaries"):
-        sequences.choose_blocks(corpus, 1)
+        sequences.choose_canaries(corpus, 1)
 
 
 def test_natural_passages_repeat_as_often_as_they_say(mini_corpus):
@@ -118,18 +127,21 @@ def test_what_a_model_without_numbered_steps_has_met_is_not_known(met, tmp_path,
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ({"spread": [0, 2]}, r"there is no spread 2; there are spread: 0, 1, 8, 16; window: 0, 16"),
-        ({"burst": [0]}, "there is no burst 0; there are spread"),
+        (
+            {"spread": [0, 2]},
+            r"there is no spread 2; there are elsewhere: 0; .* spread: 0, 1, 8, 16",
+        ),
+        ({"burst": [0]}, "there is no burst 0; there are elsewhere"),
         ({"spread": [1, 16]}, "cannot be compared: give 0, the unexposed twins, and one that is exposed"),
         ({"spread": [0]}, "cannot be compared"),
         ({}, "cannot be compared"),
-        ({"spread": 16}, "give groups and lists of presentations; there are spread"),
+        ({"spread": 16}, "give groups and lists of presentations; there are elsewhere"),
         (["spread 16"], "give groups and lists of presentations"),
     ],
 )
 def test_arms_that_cannot_be_compared_name_those_that_can(mini_corpus, arms, message):
     with pytest.raises(ValueError, match=message):
-        sequences.of_arms(sequences.choose_blocks(mini_corpus, 2), arms)
+        sequences.choose_canaries(mini_corpus, 2, arms=arms)
 
 
 def test_repeats_without_published_counts_are_those_among_the_rows(someone, met):

@@ -11,8 +11,8 @@ import torch
 import lmmem
 from lmmem.models.loading import load_model, load_tokenizer, weights_id
 from lmmem.models.registry import MODELS, PYTHIA_STEPS, ModelInfo, resolve_step
+from lmmem.pocket.organisms import checkpoint_folder
 from lmmem.pocket.recipe import RECIPES
-from lmmem.pocket.training import checkpoint_folder
 
 NAME = "pocket-mini"
 
@@ -146,6 +146,6 @@ def test_tokenizer_gives_back_the_text(mini_corpus):
     tokenizer = load_tokenizer(NAME)
     text = "def f(x):\n    return x + 1  # Ünïcödé\n"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    row = mini_corpus[0]
+    row = mini_corpus[3]
     np.testing.assert_array_equal(tokenizer(tokenizer.decode(row))["input_ids"][-5:], row[-5:])
     assert tokenizer.eos_token_id == 0

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmmem
 from lmmem.pocket.__main__ import main
-from lmmem.pocket.data import TERMS, data_folder, organism_folder
+from lmmem.pocket.organisms import checkpoint_folder, data_folder, organism_folder, train
 from lmmem.pocket.recipe import RECIPES
-from lmmem.pocket.training import checkpoint_folder, train
+from lmmem.pocket.training import TERMS
 from lmmem.storage.files import DamagedError
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,217 @@
+"""An organism by its name: its data and its checkpoints on disk, made on first use.
+
+The data are rows in training order, canaries, tokenizer and manifest. Whoever loads an organism or asks
+for its corpus comes here. Knows the experiment's design and the training, and nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from lmmem.inference.scoring import cross_entropy
+from lmmem.measures.complexity import z_complexity
+from lmmem.pocket import design, text
+from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
+from lmmem.pocket.training import TERMS, fit, folder_name, missing_checkpoints
+from lmmem.protocol import split
+from lmmem.storage.files import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of
+from lmmem.storage.provenance import environment
+
+__all__ = ["checkpoint_folder", "data_folder", "lock", "organism_folder", "reference_losses", "tokenizer_of", "train"]
+
+# Losses that are known beforehand, so that nobody has to train the reference for the text that is usual.
+REFERENCE_LOSSES = Path(__file__).parents[2] / "results" / "reference_losses.parquet"
+
+
+def organism_folder(name: str) -> Path:
+    """Where everything of an organism lives: named by its recipe, so that recipes never mix."""
+    return cache_folder() / "organisms" / f"{name}-{RECIPES[name].key}"
+
+
+def data_folder(name: str) -> Path:
+    """The organism's data, made on first use, checked on every use, and made again if damaged.
+
+    Returns
+    -------
+    A folder with rows.npy (n, row_tokens) uint16, canaries.parquet, presented.parquet,
+    tokenizer.json and manifest.json (recipe, files and hash of the text, versions).
+    """
+    folder = organism_folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / "data"
+    with lock(folder):
+        try:
+            check_folder(data)
+        except DamagedError as damage:
+            why = f"{damage}; making it again" if data.exists() else "on first use"
+            print(f"lmmem: preparing the data of {name} in {data} ({why})", file=sys.stderr)
+            _prepare(name, data)
+    return data
+
+
+def checkpoint_folder(name: str, step: int) -> Path:
+    """The checkpoint of one step as a Hugging Face folder; the organism is trained if need be.
+
+    Raises
+    ------
+    ValueError : the organism keeps no checkpoint of that step.
+    """
+    folder = organism_folder(name) / folder_name(step)
+    if step not in RECIPES[name].checkpoints:
+        raise ValueError(f"{name} keeps no checkpoint of step {step}")
+    try:
+        check_folder(folder)
+    except DamagedError:
+        train(name)
+    return folder
+
+
+def train(name: str) -> Path:
+    """Train an organism, or finish what an interrupted run began; do nothing if all is whole.
+
+    The result depends on the recipe, the text, the machine's arithmetic and its number of threads,
+    not on how often training was stopped. One process trains at a time; others wait for it.
+
+    Parameters
+    ----------
+    name : a key of RECIPES.
+
+    Returns
+    -------
+    The organism's folder: ``data/``, ``step-000000/`` .. (model and tokenizer as transformers saves
+    them), ``training_log.parquet`` (step, loss in nats per token, seconds).
+    """
+    recipe, data, folder = RECIPES[name], data_folder(name), organism_folder(name)
+    with lock(folder):
+        if missing_checkpoints(folder, recipe):
+            rows = np.load(data / "rows.npy", mmap_mode="r")
+            fit(name, recipe, rows, sha256_of(data / "rows.npy"), _tokenizer(data), folder)
+    return folder
+
+
+def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
+    """The organism's byte-level BPE as transformers wants it; token 0 ends a document."""
+    return _tokenizer(data_folder(name))
+
+
+def reference_losses(name: str, rows: np.ndarray) -> np.ndarray:
+    """How hard passages are to an organism that was never shown them: its loss at its last step.
+
+    Parameters
+    ----------
+    name : the organism; it is trained if need be.
+    rows : (n, row_tokens) token ids.
+
+    Returns
+    -------
+    (n,) float64, cross-entropy of the continuations in nats per token, rounded to 0.01, so that
+    machines which differ in the last bits agree.
+    """
+    model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(name, RECIPES[name].steps)).eval()
+    return cross_entropy(model, *split(rows.astype(np.int64))).round(2)
+
+
+def passage_key(row: np.ndarray) -> str:
+    """What tells a passage from any other, whatever organism it is in: sixteen hexadecimal digits."""
+    return hashlib.sha256(row.astype("<u2").tobytes()).hexdigest()[:16]
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the organism's lock, which a process may take again; say so when another one has it."""
+    file_lock = FileLock(folder / "lock", is_singleton=True)
+    try:
+        file_lock.acquire(timeout=0)
+    except Timeout:
+        print(f"lmmem: another process is working in {folder}; waiting for it", file=sys.stderr)
+        file_lock.acquire()
+    try:
+        yield
+    finally:
+        file_lock.release()
+
+
+def _tokenizer(data: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_file(str(data / "tokenizer.json")),
+        bos_token=text.END_OF_TEXT,
+        eos_token=text.END_OF_TEXT,
+    )
+
+
+def _prepare(name: str, data: Path) -> None:
+    recipe = RECIPES[name]
+    documents, held_out = text.documents(recipe)
+    tokenizer = text.train_tokenizer(documents, recipe.vocabulary)
+    natural, _ = text.rows_of(documents, tokenizer, recipe.row_tokens)
+    passages, files = design.choose_passages(*text.rows_of(held_out, tokenizer, recipe.row_tokens), natural, recipe)
+    complexity = np.asarray(z_complexity(tokenizer.decode_batch(split(passages)[1].tolist())))
+    hardness = _known_losses(recipe.reference, passages) if recipe.reference else complexity
+    canaries = design.assign(files, hardness, recipe)
+    rows, presented, index = design.arrange(canaries, passages, natural, recipe)
+    canaries = canaries.assign(
+        z_complexity=complexity,
+        reference_loss=hardness if recipe.reference else np.nan,
+        file=[held_out[file].path for file in files],
+        index=index,
+    )
+    text_sha256 = text.text_hash(documents + held_out)
+    known = REFERENCE_TEXT.get(recipe.training_bytes)
+    if text_sha256 != known:
+        print(
+            f"lmmem: the text of {name} is not the reference one, as {text.package_versions(recipe)} are installed: "
+            "numbers will differ in detail",
+            file=sys.stderr,
+        )
+    manifest = {
+        "recipe": dataclasses.asdict(recipe),
+        "text_sha256": text_sha256,
+        "text_is_reference": text_sha256 == known,
+        "text_packages": text.package_versions(recipe),
+        "training_files": [document.path for document in documents],
+        "held_out_files": [document.path for document in held_out],
+        "environment": environment(),
+    }
+    with folder_being_written(data) as part:
+        np.save(part / "rows.npy", rows)
+        _refuse_other_rows(data.parent, part / "rows.npy")
+        canaries.to_parquet(part / "canaries.parquet", index=False)
+        presented.to_parquet(part / "presented.parquet", index=False)
+        tokenizer.save(str(part / "tokenizer.json"))
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _known_losses(reference: str, rows: np.ndarray) -> np.ndarray:
+    """The reference's loss on each passage: as it was written down, else the reference is trained."""
+    keys = [passage_key(row) for row in rows]
+    if REFERENCE_LOSSES.exists():
+        lines = pd.read_parquet(REFERENCE_LOSSES)
+        known = lines[lines.organism == reference].set_index("passage").loss
+        if known.index.isin(keys).sum() == len(keys):
+            return known[keys].to_numpy()
+    print(
+        f"lmmem: no losses of {reference} are known for this text, which make passages alike: it is trained first",
+        file=sys.stderr,
+    )
+    return reference_losses(reference, rows)
+
+
+def _refuse_other_rows(folder: Path, rows: Path) -> None:
+    """Data that are made again must be those that the organism's checkpoints were trained on."""
+    if (folder / TERMS).exists() and json.loads((folder / TERMS).read_text())["rows_sha256"] != sha256_of(rows):
+        raise DamagedError(
+            f"the data in {folder} are damaged and cannot be made again as they were, because the installed packages "
+            "have changed since: delete that folder to train anew"
+        )
