@@ -125,8 +125,9 @@ def test_same_table_here_and_on_workers_that_are_killed(cluster, mini_corpus, tm
     over, killed = threading.Event(), []
 
     def kill() -> None:
-        while not over.wait(1.0):
-            pids = cluster.pids()
+        """One after every third part: workers killed by the clock might never get so far as to measure one."""
+        while not over.wait(0.05):
+            pids = cluster.pids() if len(kept(tmp_path / "killed")) > 3 * len(killed) else []
             if pids:
                 os.kill(pid := random.choice(pids), signal.SIGKILL)  # noqa: S311
                 killed.append(pid)
@@ -138,7 +139,7 @@ def test_same_table_here_and_on_workers_that_are_killed(cluster, mini_corpus, tm
     finally:
         over.set()
         killer.join()
-    assert killed
+    assert len(killed) >= 2
     assert disturbed == expected
 
 
@@ -232,6 +233,7 @@ def test_stopped_sweep_keeps_what_is_done_and_goes_on(own_cache, how, where):
     command = [sys.executable, str(HERE / "sweep_tasks.py"), where, "12", "0.4"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: len(kept(own_cache)) >= 2)
+    time.sleep(0.1)  # within the next task, not while the second part comes to be
     process.send_signal(how)
     start = time.monotonic()
     said = process.communicate(timeout=60)[0]
@@ -448,6 +450,7 @@ def test_worker_processes_share_the_cores(own_cache, workers):
     script = own_cache.parent / "script.py"
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(HERE)}
+    environment.pop("OMP_NUM_THREADS", None)  # that of these tests; what a user sets is kept
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
     share = str(max(1, (os.cpu_count() or 1) // workers))
     assert done.stdout.splitlines()[-1] == f"True ['{share}']"
