@@ -29,8 +29,9 @@ book/%.ipynb: notebooks/%.md $(CODE) | $(VENV)/.installed
 	$(BIN)/papermill $< book/.$*.part.ipynb -p model pocket
 	@mv book/.$*.part.ipynb $@
 
+# As many processes as there are cores, each with one thread.
 test: $(VENV)/.installed  ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 
 # .jupyter/ makes a double click on a page open it as a notebook; nobody's own settings are touched.
 lab: $(VENV)/.installed  ## open JupyterLab on the notebooks

@@ -15,12 +15,33 @@ from tests.loopback_hub import LoopbackHub
 
 MINI = "pocket-mini"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+IN_ONE_PROCESS = ("tests/test_book.py", "tests/test_lab.py")  # their fixtures take longer than their tests
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """With `-n`, each test goes to the process that is free; those of some files, begun first, stay together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in IN_ONE_PROCESS else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Tests never touch the user's cache; the commands they start inherit this one."""
+    """Tests never touch the user's cache; the commands they start inherit this one.
+
+    Processes that share the tests have one organism, and each its own tables.
+    """
     folder = tmp_path_factory.mktemp("cache")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        organisms = tmp_path_factory.getbasetemp().parent / "organisms"
+        organisms.mkdir(exist_ok=True)
+        (folder / "organisms").symlink_to(organisms)
     before = os.environ.get("LMMEM_CACHE")
     os.environ["LMMEM_CACHE"] = str(folder)
     yield folder

@@ -37,7 +37,7 @@ USES = {
     "__main__": {"", "storage", "experiments"},
 }
 WITHOUT_TORCH = ["storage", "measures", "analysis", "sweep", "corpora", "models"]
-ARROWS = [(above, below) for above, uses in USES.items() for below in uses if {above, below} <= set(ROOMS)]
+ARROWS = [(above, below) for above, uses in USES.items() for below in sorted(uses) if {above, below} <= set(ROOMS)]
 
 
 def name_of(path: Path, package: Path = PACKAGE) -> str:
