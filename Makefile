@@ -8,6 +8,12 @@ PAGES := $(patsubst notebooks/%.md,book/%.ipynb,$(wildcard notebooks/*.md))
 CODE  := $(shell find lmmem -name '*.py')
 STAGE  = @printf '\n%s  %s\n' "$$(date +%H:%M:%S)"
 
+# pip says nothing for minutes while it downloads and unpacks: a line every ten seconds, until it has ended.
+PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
+	  printf '%s  %s packages are in place\n' "$$(date +%H:%M:%S)" \
+	    $$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info | wc -l); done ) & \
+	$(BIN)/python -m pip install --quiet -c constraints.txt
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
@@ -53,13 +59,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lmmem needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[book,test]'
+	$(PIP) -e '.[book,test]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	@touch $@
