@@ -68,6 +68,7 @@ def test_committed_ratios_follow_from_their_seconds(row):
     assert row["min"] <= row["median"] <= row["max"]
 
 
+@pytest.mark.slow
 def test_gpu_part_runs_on_a_processor_and_says_that_nothing_was_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

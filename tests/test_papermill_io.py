@@ -74,12 +74,14 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_text_notebook_runs_with_its_own_parameters(page, tmp_path):
     done = run("page.md", "out.ipynb", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert printed(tmp_path / "out.ipynb") == "1 one\n"
 
 
+@pytest.mark.slow
 def test_parameters_of_the_command_line_reach_the_page_from_another_folder(page, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -88,6 +90,7 @@ def test_parameters_of_the_command_line_reach_the_page_from_another_folder(page,
     assert printed(elsewhere / "out.ipynb") == "7 one\n"
 
 
+@pytest.mark.slow
 def test_parameters_come_from_a_yaml_file(page, tmp_path):
     (tmp_path / "params.yaml").write_text("number: 8\nword: two\n")
     done = run("page.md", "out.ipynb", "-f", "params.yaml", cwd=tmp_path)
@@ -95,6 +98,7 @@ def test_parameters_come_from_a_yaml_file(page, tmp_path):
     assert printed(tmp_path / "out.ipynb") == "8 two\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -146,6 +150,7 @@ def test_fuzzed_file_of_parameters_is_taken_as_it_says_or_refused(tmp_path, data
     assert repr({name: said[name] for name in expected}) == repr(expected)
 
 
+@pytest.mark.slow
 def test_unknown_parameter_is_refused_in_one_line_before_anything_runs(page, tmp_path):
     done = run("page.md", "out.ipynb", "-p", "numbr", "7", cwd=tmp_path)
     assert done.returncode != 0
@@ -162,6 +167,7 @@ def test_page_without_parameters_cell_refuses_every_parameter(page, tmp_path):
         papermill.execute_notebook(str(page), str(tmp_path / "out.ipynb"), parameters={"number": 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["# Prose\n\nNo notebook.\n", "", HEADER + "\nProse with a header.\n"])
 def test_markdown_that_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "prose.md").write_text(text)
@@ -172,6 +178,7 @@ def test_markdown_that_is_no_notebook_is_refused(tmp_path, text):
     assert not (tmp_path / "out.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_output_that_ends_in_md_is_refused_and_not_overwritten(page, tmp_path):
     done = run("page.md", "page.md", cwd=tmp_path)
     assert done.returncode != 0
@@ -179,6 +186,7 @@ def test_output_that_ends_in_md_is_refused_and_not_overwritten(page, tmp_path):
     assert page.read_text() == PAGE
 
 
+@pytest.mark.slow
 def test_ipynb_notebooks_run_as_before(tmp_path):
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("print('as before')")],

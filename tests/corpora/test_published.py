@@ -153,6 +153,7 @@ def test_verification_of_rows_that_are_not_here_says_so(published, tmp_path, cap
     assert "outside the corpus, which has rows 0 .. 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_verification_finds_the_one_row_that_differs(published, tmp_path):
     command = [Path(sys.executable).with_name("lmmem"), "verify", "pythia1b", "--rows", "60", "--with-model"]
     environment = os.environ | published.environment(tmp_path)

@@ -206,6 +206,7 @@ def fetching(loopback: LoopbackHub, folder, code: str, **popen) -> subprocess.Po
     )
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache(pile, rows, tmp_path):
     code = "r = np.random.default_rng({seed}).choice(3000, 60); print([int(corpus[i].sum()) for i in r])"
     runs = [fetching(pile, tmp_path, code.format(seed=seed)) for seed in (1, 2)]

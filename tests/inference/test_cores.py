@@ -142,6 +142,7 @@ print(*sorted(used), len(list(cores.folder().iterdir())))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_each_other_and_one_alone_sees_nobody(two_cores):
     def start(seconds: float) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", BUSY, str(two_cores), str(seconds)]

@@ -271,6 +271,7 @@ print(*sizes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not hold a process to a limit")
 def test_batch_is_halved_where_memory_is_short_and_nothing_else_changes():
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], cwd=ROOT, capture_output=True, text=True)

@@ -217,6 +217,7 @@ def test_pickle_that_runs_code_is_refused(loopback, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_loading_takes_little_more_than_one_copy_of_the_weights(loopback, tmp_path):
     torch.manual_seed(0)
     size = {"hidden_size": 1_024, "intermediate_size": 2_048, "num_hidden_layers": 8, "num_attention_heads": 8}
