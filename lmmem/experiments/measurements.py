@@ -156,7 +156,7 @@ def greedy_table(
     corpus : its training data.
     index : rows of the corpus.
     scheduler : where to measure, as for :func:`lmmem.sweep.tasks.run`.
-    keep_tokens : also keep what it says: a column tokens, a list of 64 ids in each line.
+    keep_tokens : also keep what it says: a column said, a list of 64 ids in each line.
 
     Returns
     -------
@@ -390,7 +390,7 @@ def _temperature_part(
 
 def _kept(settings: Settings, said: np.ndarray) -> dict[str, list[np.ndarray]]:
     """What is said (n, l), as a column, if it is to be kept."""
-    return {"tokens": list(said.astype(np.int32))} if settings.get("keep_tokens") else {}
+    return {"said": list(said.astype(np.int32))} if settings.get("keep_tokens") else {}
 
 
 def _spans(n: int, size: int) -> list[slice]:

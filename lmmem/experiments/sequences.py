@@ -322,13 +322,16 @@ def compare_with_window(
     else:
         return pd.DataFrame(columns=["index", "repeats", "expected", "found", "window", "of"])
     inside = np.isin(index, window)
-    found = _window_repeats(name, corpus, index, window, n, length).repeats.to_numpy() - inside
+    counted = _window_repeats(name, corpus, index, window, n, length)
+    found = counted.repeats.to_numpy() - inside
     expected = (passages.repeats.to_numpy() - 1) * (len(window) - inside) / (total - 1)
     table = pd.DataFrame({"index": index, "repeats": passages.repeats.to_numpy(), "expected": expected, "found": found})
-    return table.assign(window=len(window), of=total)
+    table = table.assign(window=len(window), of=total)
+    table.attrs = counted.attrs
+    return table
 
 
-def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Natural passages in the place of canaries: arms by their repeats, and rows not yet met as arm 0.
 
     For models whose data nobody has randomised. Nothing here is causal: passages that repeat are
@@ -336,17 +339,27 @@ def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    passages : as :func:`natural_passages` gives them; bins that are not full are left out.
+    passages : as :func:`natural_passages` gives them; bins with fewer than the unexposed are left out.
     twins : as :func:`choose_sequences` gives them.
+    seed : chooses passages of bins with more, so that all arms are of one size.
 
     Returns
     -------
     One line a sequence: index, presentations (the lower end of the bin, 0 for unexposed),
     z_complexity, group ("natural"), block (the rank by z-complexity within the arm).
+
+    Raises
+    ------
+    ValueError : no bin has as many passages as there are unexposed.
     """
     unexposed = twins[twins.presentations == 0]
     sizes = passages.groupby("bin")["index"].transform("size")
-    full = passages[sizes >= len(unexposed)]
+    if len(unexposed) > sizes.max():
+        raise ValueError(
+            f"no bin of repeats has the {len(unexposed)} passages wanted of each, the largest has {sizes.max()}: "
+            "ask for fewer, or choose among more rows"
+        )
+    full = passages[sizes >= len(unexposed)].groupby("bin").sample(len(unexposed), random_state=seed)
     arms = pd.concat([unexposed, full.assign(presentations=full.bin)], ignore_index=True)
     arms = arms.sort_values(["presentations", "z_complexity"], ignore_index=True).assign(group="natural")
     arms["block"] = arms.groupby("presentations").cumcount()

@@ -40,6 +40,9 @@ __all__ = ["Study"]
 Steps = int | Sequence[int] | None
 SPREAD = "spread"  # the group that is presented over all of training
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
+# Columns of what is measured: a table that bears one is no choice of sequences any more.
+MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
+MEASURED |= {"sigma", "draw", "temperature", "sample"}
 
 
 class Study:
@@ -59,7 +62,7 @@ class Study:
     ----------
     model, step, seed, dtype, scheduler : as resolved.
     steps : every step with a checkpoint, ascending.
-    corpus : the training data; None if they are not known, which is said where they are asked for.
+    corpus : the training data; a ValueError says what to give if they are not known.
     randomised : whether chance decided what the model met how often, so that differences are caused by it.
 
     Raises
@@ -212,7 +215,7 @@ class Study:
         """
         n = DEFAULT_PAIRS if n is None else n
         found = natural_passages(self.model, self.corpus, n, self.step, self.seed, first_row=first_row, n_rows=n_rows)
-        self._records.append(found.attrs["provenance"])
+        self._record(found)
         return found.assign(group="natural", presentations=found.bin)
 
     def dose(self, natural: pd.DataFrame, n: int | None = None, *, first_row: int | None = None) -> pd.DataFrame:
@@ -231,7 +234,9 @@ class Study:
         """
         found = self.sequences(n, at_most=DEFAULT_PAIRS, first_row=first_row)
         return (
-            found[found.group == SPREAD].reset_index(drop=True) if self.randomised else dose_sequences(natural, found)
+            found[found.group == SPREAD].reset_index(drop=True)
+            if self.randomised
+            else dose_sequences(natural, found, self.seed)
         )
 
     def in_a_window(self, natural: pd.DataFrame, *, first_row: int | None = None, n_rows: int = WINDOW) -> pd.DataFrame:
@@ -241,7 +246,9 @@ class Study:
         ----------
         As for :func:`lmmem.experiments.sequences.compare_with_window`, which says what is returned.
         """
-        return compare_with_window(self.model, self.corpus, natural, self.step, first_row=first_row, n_rows=n_rows)
+        found = compare_with_window(self.model, self.corpus, natural, self.step, first_row=first_row, n_rows=n_rows)
+        self._record(found)
+        return found
 
     def design(self, block: int = 0) -> pd.DataFrame:
         """When one sequence of each arm of a block is presented: arm and step, one line a presentation.
@@ -256,12 +263,22 @@ class Study:
         return one.merge(presented[["canary", "step"]], on="canary", how="left")[["arm", "step"]]
 
     def met(self, sequences: pd.DataFrame) -> tuple[int, int]:
-        """The first and the last step whose weights were the first to know a presentation of these sequences."""
+        """The first and the last step whose weights were the first to know a presentation of these sequences.
+
+        Raises
+        ------
+        ValueError : they are tokens of your own, or none of them is exposed.
+        """
+        if "tokens" in sequences:
+            raise ValueError("when tokens of your own were met is not known: give sequences of the training data")
+        exposed = sequences[sequences.presentations > 0] if "presentations" in sequences else sequences
+        if exposed.empty:
+            raise ValueError("none of these sequences was met: give some that are exposed")
         if self.corpus.presented is not None and "canary" in sequences:
-            exposed = sequences.canary[sequences.presentations > 0]
-            steps = self.corpus.presented.step[self.corpus.presented.canary.isin(exposed)]
+            presented = self.corpus.presented
+            steps = presented.step[presented.canary.isin(exposed.canary)].to_numpy()
         else:
-            steps = sequences.exposure_step[sequences.get("presentations", 1) > 0]
+            steps = np.asarray(self.corpus.exposure_step(exposed["index"].to_numpy()))
         return int(steps.min()), int(steps.max())
 
     def steps_around(self, sequences: pd.DataFrame, every: int = 2) -> list[int]:
@@ -285,7 +302,7 @@ class Study:
         ----------
         sequences : as :meth:`sequences` or :meth:`natural` gives them.
         steps : training steps to measure in the place of the study's; several are one sweep.
-        keep_tokens : also keep what it says, a list of token ids in each line.
+        keep_tokens : also keep what it says: a column said, a list of token ids in each line.
 
         Returns
         -------
@@ -333,6 +350,8 @@ class Study:
         :func:`lmmem.experiments.measurements.perturbation_table`.
         """
         sigmas = sigma if isinstance(sigma, Sequence) else [self.sigma if sigma is None else sigma]
+        if not sigmas or len(set(sigmas)) < len(sigmas):
+            raise ValueError(f"sigma={sigma!r}: give a number, or several that differ")
         options = {"draws": draws, "seed": self.seed, "keep_tokens": keep_tokens}
         found = [
             self._measured(measurements.perturbation_table, sequences, steps, sigma=one, **options) for one in sigmas
@@ -401,16 +420,26 @@ class Study:
         """What every measurement shares, as its functions call it."""
         return {"dtype": self.dtype, "device": self.device, "scheduler": self.scheduler}
 
+    def _record(self, table: pd.DataFrame) -> None:
+        """Remember what a table was measured with; of the same table once."""
+        record = table.attrs.get("provenance")  # a window that there is nothing to compare with has none
+        if record is not None and record not in self._records:
+            self._records.append(record)
+
     def _asked(self, sequences: pd.DataFrame) -> tuple[Corpus, list[int]]:
         """Where the tokens of these sequences are, and at which rows."""
+        if measured := [column for column in sequences if column in MEASURED]:
+            raise ValueError(
+                f"sequences holds {', '.join(measured)}, which were measured: give the table of Study.sequences itself"
+            )
+        if sequences["index"].duplicated().any():
+            raise ValueError("sequences holds an index twice: give each once, or its measurements cannot be told apart")
         if "tokens" not in sequences:
             return self.corpus, sequences["index"].tolist()
         rows = np.stack([*sequences.tokens]) if len(sequences) else np.empty((0, PROMPT + CONTINUATION), dtype=int)
         return Corpus(rows, rows_per_step=1, steps=0), list(range(len(rows)))
 
     def _measured(self, measure: Any, sequences: pd.DataFrame, steps: Steps, **options: Any) -> pd.DataFrame:
-        if sequences["index"].duplicated().any():
-            raise ValueError("sequences holds an index twice: give each once, or its measurements cannot be told apart")
         corpus, index = self._asked(sequences)
         table = measure(
             self.model,
@@ -420,8 +449,8 @@ class Study:
             **self._where(),
             **options,
         )
-        self._records.append(table.attrs["provenance"])
-        if "tokens" in sequences:  # these are what the table has kept, if it has
+        self._record(table)
+        if "tokens" in sequences:
             sequences = sequences.drop(columns="tokens")
             table["index"] = table["index"].map(dict(enumerate(sequences["index"])))
         return sequences.merge(table, on="index")

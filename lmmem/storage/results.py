@@ -162,20 +162,26 @@ def provenance_line(records: Sequence[Mapping[str, Any]], seed: int) -> str:
     ----------
     records : ``attrs["provenance"]`` of tables, as :func:`measured` gives them.
     seed : the page's, which chose sequences, noise and samples.
+
+    >>> provenance_line([], seed=0)
+    'nothing has been measured yet'
     """
+    if not records:
+        return "nothing has been measured yet"
     seconds = sum(record["seconds"] for record in records)
 
     known = [record.get("steps", [record["step"]]) for record in records if "step" in record]  # not in each of repeats
     trained = sorted(set().union(*known))
-    steps = str(trained[0]) if len(trained) == 1 else f"{trained[-1]} (and {len(trained) - 1} others)"
+    others = f" (and {len(trained) - 1} others)" if len(trained) > 1 else ""
+    step = f"step {trained[-1]}{others}, " if trained else ""  # published repeats are of no step
 
     def values(key: str) -> str:
         found = [str(record[key]) for record in records if key in record]  # counts of repeats have no dtype
         return ", ".join(dict.fromkeys(found))
 
+    weights = f"{values('dtype')} on {values('device')} " if values("dtype") else "no weights "
     return (
-        f"model {values('model')}, step {steps}, seed {seed}, "
-        f"{values('dtype')} on {values('device')} ({values('processor')}), lmmem {values('lmmem')}, "
+        f"model {values('model')}, {step}seed {seed}, {weights}({values('processor')}), lmmem {values('lmmem')}, "
         f"torch {values('torch')}, transformers {values('transformers')}; measured "
         f"{max(record['date'] for record in records)} in {seconds:.0f} s"
     )

@@ -173,14 +173,14 @@ def test_tokens_that_are_kept_are_those_whose_distance_is_measured(mini_corpus):
         (experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
         (experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.8], samples=3, **options), 3),
     ):
-        said = np.stack([*table.tokens])
+        said = np.stack([*table.said])
         assert said.shape == (tries * len(INDEX), 64)
         np.testing.assert_array_equal(lmmem.levenshtein(said, np.tile(truth, (tries, 1))), table.kl_ld)
     again = experiments.greedy_table(NAME, mini_corpus, INDEX, **options)  # from disk
     np.testing.assert_array_equal(
-        np.stack([*again.tokens]), lmmem.greedy(lmmem.load_model(NAME), mini_corpus[INDEX][:, :32])
+        np.stack([*again.said]), lmmem.greedy(lmmem.load_model(NAME), mini_corpus[INDEX][:, :32])
     )
-    assert "tokens" not in experiments.greedy_table(NAME, mini_corpus, INDEX)
+    assert "said" not in experiments.greedy_table(NAME, mini_corpus, INDEX)
 
 
 def test_more_sequences_are_said_to_take_longer(mini_corpus, monkeypatch):

@@ -174,3 +174,17 @@ def test_doses_are_full_bins_with_as_many_unexposed():
     assert doses.groupby("presentations").block.apply(list).to_dict() == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}
     assert doses.query("presentations == 1")["index"].tolist() == [1, 2, 0]
     assert doses.query("presentations == 0")["index"].tolist() == [11, 13, 15]
+
+
+def test_doses_of_bins_with_more_passages_are_drawn_to_one_size():
+    passages = pd.DataFrame({"index": range(40), "bin": [1] * 30 + [2] * 8 + [4] * 2, "z_complexity": range(40)})
+    twins = pd.DataFrame({"index": range(50, 55), "presentations": 0, "z_complexity": [9.0, 1, 5, 3, 7]})
+    doses = sequences.dose_sequences(passages, twins, seed=1)
+    assert doses.groupby("presentations").block.apply(list).to_dict() == {m: [0, 1, 2, 3, 4] for m in (0, 1, 2)}
+    ranks = doses.groupby("presentations").z_complexity
+    assert ranks.apply(lambda z: z.is_monotonic_increasing).all()
+    pd.testing.assert_frame_equal(sequences.dose_sequences(passages, twins, seed=1), doses)
+    others = [sequences.dose_sequences(passages, twins, seed)["index"].tolist() for seed in range(5)]
+    assert len(set(map(tuple, others))) > 1
+    with pytest.raises(ValueError, match="no bin of repeats has the 5 passages wanted of each, the largest has 2"):
+        sequences.dose_sequences(passages[passages.bin == 4], twins)

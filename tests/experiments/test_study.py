@@ -10,6 +10,7 @@ import pytest
 
 import lmmem
 from lmmem.experiments import measurements, sequences
+from lmmem.experiments.study import MEASURED
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.pocket.organisms import checkpoint_folder
 
@@ -99,7 +100,7 @@ def test_tokens_of_ones_own_can_be_asked_about(study, mini_corpus):
     own = study.sequences(tokens=mini_corpus[[900, 3]])
     found = study.greedy(own, keep_tokens=True)
     np.testing.assert_array_equal(found.kl_ld, measurements.greedy_table(NAME, mini_corpus, [900, 3]).kl_ld)
-    assert np.stack([*found.tokens]).shape == (2, 64)
+    assert np.stack([*found.said]).shape == (2, 64)
     few = study.greedy(own[1:])
     assert few["index"].tolist() == [1]
     assert few.kl_ld.tolist() == found.kl_ld[1:].tolist()
@@ -113,6 +114,19 @@ def test_sequence_that_is_given_twice_is_refused(study, chosen):
         study.greedy(pd.concat([chosen, chosen]))
 
 
+def test_table_that_was_measured_is_no_choice_of_sequences(study, chosen, mini_corpus):
+    own = study.sequences(tokens=mini_corpus[[900, 3]])
+    sampled = study.sampled(chosen, temperatures=[0.5], samples=1, keep_tokens=True)
+    noisy = study.perturbed(chosen, sigma=0.01, draws=1)
+    for found in (study.greedy(chosen, keep_tokens=True), study.greedy(own, keep_tokens=True), sampled, noisy):
+        for ask in (study.greedy, study.cost):
+            with pytest.raises(ValueError, match=r"holds model, step, .*: give the table of Study\.sequences itself"):
+                ask(found)
+        with pytest.raises(ValueError, match=r"sequences holds (said|kl_ld), which were measured"):
+            study.greedy(found[["index", "said" if "said" in found else "kl_ld"]])
+        assert set(found) - set(chosen) - set(own) <= MEASURED
+
+
 def test_cost_and_provenance_are_of_the_study(mini, chosen, capsys):
     study = lmmem.Study(NAME, seed=3)
     said = study.cost(chosen, draws=200)
@@ -122,6 +136,28 @@ def test_cost_and_provenance_are_of_the_study(mini, chosen, capsys):
     study.greedy(chosen)
     study.greedy(chosen, steps=[6, 12])
     assert study.provenance().startswith("model pocket-mini, step 120 (and 2 others), seed 3, float32 on cpu (")
+
+
+def test_provenance_is_of_each_table_once_and_of_nothing_says_so(mini_corpus):
+    study = lmmem.Study(NAME, seed=3)
+    assert study.provenance() == "nothing has been measured yet"
+    natural = study.natural(4)
+    first = study.provenance()
+    study.natural(4)
+    study.in_a_window(natural)
+    chosen = study.sequences(n=2)
+    for _ in range(2):
+        study.greedy(chosen)
+    kinds = [record["kind"] for record in study._records]
+    assert kinds == ["repeats", "repeats", "greedy"]
+    assert first.startswith("model pocket-mini, step 120, seed 3, no weights (")
+    assert study.provenance().startswith("model pocket-mini, step 120, seed 3, float32 on cpu (")
+
+
+@pytest.mark.parametrize("sigma", [[], [0.01, 0.01]])
+def test_sigmas_that_are_none_or_the_same_are_refused(study, chosen, sigma):
+    with pytest.raises(ValueError, match="give a number, or several that differ"):
+        study.perturbed(chosen, sigma=sigma, draws=1)
 
 
 @pytest.mark.parametrize(("each", "said"), [(0.2, "about 40 s"), (3.0, "about 10 min"), (180.0, "about 10.0 h")])
@@ -158,6 +194,18 @@ def test_sequences_are_met_when_they_are_presented(study, chosen, mini_corpus):
     assert study.steps_around(chosen, every=5) == [0, 30, 60, 90, 120]
 
 
+def test_rows_are_met_at_their_exposure_and_nothing_is_known_of_tokens(study, chosen, mini_corpus):
+    rows = study.sequences(rows=[900, 3])
+    expected = sorted(mini_corpus.exposure_step([900, 3]).tolist())
+    assert list(study.met(rows)) == expected
+    assert study.met(study.natural(4))[0] >= 1
+    assert 120 in study.steps_around(rows)
+    with pytest.raises(ValueError, match="when tokens of your own were met is not known: give sequences"):
+        study.steps_around(study.sequences(tokens=mini_corpus[[900, 3]]))
+    with pytest.raises(ValueError, match="none of these sequences was met: give some that are exposed"):
+        study.met(chosen[chosen.presentations == 0])
+
+
 @pytest.fixture
 def someone(mini, mini_corpus, monkeypatch, tmp_path) -> tuple[str, str]:
     """The small organism as a model of one's own, with its training data in a file."""
@@ -182,7 +230,10 @@ def test_model_of_ones_own_is_measured_on_training_data_by_path(someone, mini_co
     assert study.design().empty
     assert study.steps_around(chosen) == [6, 60] or study.met(chosen)[0] <= 6
     natural = study.natural(3, n_rows=200)
-    assert study.dose(natural, 3).presentations.min() == 0
+    for passages in (natural, study.natural(8, n_rows=200)):
+        doses = study.dose(passages, 3)
+        assert doses.presentations.min() == 0
+        assert set(doses.groupby("presentations").size()) == {3}
     assert study.in_a_window(natural).empty
 
 
