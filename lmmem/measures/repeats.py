@@ -10,7 +10,6 @@ window of n tokens a hash, and compares token by token those whose hash belongs 
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ __all__ = ["NGRAM", "count_repeats"]
 NGRAM = 30  # tokens; the paper counts rows that share a contiguous run of at least 30
 READ_TOKENS = 2**24  # read at a time
 CHUNK_TOKENS = 2**18  # hashed at a time
+BASE = int(np.random.default_rng(0).integers(2**61, 2**62)) * 2 + 1  # of the hash: any odd number of 64 bits
 
 
 def count_repeats(queries: ArrayLike, rows: Any, n: int = NGRAM) -> np.ndarray:
@@ -76,44 +76,51 @@ class _Search:
         self.tokens, self.n = queries.ravel(), n
         q, per_query = len(queries), queries.shape[1] - n + 1
         starts = (np.arange(q)[:, None] * queries.shape[1] + np.arange(per_query)).ravel()
-        for seed in itertools.count():  # until no two different windows of queries have one hash
-            self.seed = seed
-            hashes = _hashes(queries, n, seed).ravel()
-            self.hashes, first, place = np.unique(hashes, return_index=True, return_inverse=True)
-            self.starts = starts[first]
-            if _same(self.tokens, starts, self.tokens, self.starts[place], n).all():
-                break
+        hashes, window = _hashes(queries, n).ravel(), np.empty(len(starts), np.int64)
+        # Different windows of one hash are in different layers: nearly always there is one layer.
+        self.layers: list[tuple[int, np.ndarray, np.ndarray]] = []  # its first window, its hashes, ascending, starts
+        left, self.windows = np.arange(len(starts)), 0
+        while len(left):
+            known, first, place = np.unique(hashes[left], return_index=True, return_inverse=True)
+            begin = starts[left[first]]
+            same = _same(self.tokens, starts[left], self.tokens, begin[place], n)
+            window[left[same]] = self.windows + place[same]
+            self.layers.append((self.windows, known, begin))
+            left, self.windows = left[~same], self.windows + len(known)
         query = np.arange(len(starts)) // per_query
-        shape = len(self.hashes), q
-        self.held_by = sparse.csr_array((np.ones(len(place), np.int32), (place, query)), shape=shape)  # window, query
-        bits = min(27, max(10, int(16 * len(self.hashes)).bit_length()))
+        shape = self.windows, q
+        self.held_by = sparse.csr_array((np.ones(len(window), np.int32), (window, query)), shape=shape)  # window, query
+        bits = min(27, max(10, int(16 * self.windows).bit_length()))
         self.shift = np.uint64(64 - bits)
         self.seen = np.zeros(2**bits, dtype=bool)  # a first, coarse answer to whether a hash is among them
-        self.seen[self.hashes >> self.shift] = True
+        self.seen[hashes >> self.shift] = True
 
     def count(self, rows: np.ndarray) -> np.ndarray:
         """For each query, how many of these rows share a window with it: (q,) int64."""
-        hashes = _hashes(rows, self.n, self.seed)
+        hashes = _hashes(rows, self.n)
         row, offset = np.nonzero(self.seen[hashes >> self.shift])
-        wanted = hashes[row, offset]
-        place = np.searchsorted(self.hashes, wanted).clip(max=len(self.hashes) - 1)
-        alike = self.hashes[place] == wanted
-        row, offset, place = row[alike], offset[alike], place[alike]
-        same = _same(rows.ravel(), row * rows.shape[1] + offset, self.tokens, self.starts[place], self.n)
-        ones, where = np.ones(same.sum(), np.int32), (row[same], place[same])
-        holds = sparse.csr_array((ones, where), shape=(len(rows), len(self.hashes)))  # row, window
+        wanted, tokens, found = hashes[row, offset], rows.ravel(), []
+        for before, known, starts in self.layers:
+            place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+            alike = np.flatnonzero(known[place] == wanted)
+            at, place = row[alike], place[alike]
+            same = _same(tokens, at * rows.shape[1] + offset[alike], self.tokens, starts[place], self.n)
+            found.append((at[same], before + place[same]))
+        where = tuple(np.concatenate(side) for side in zip(*found, strict=True))
+        ones = np.ones(len(where[0]), np.int32)
+        holds = sparse.csr_array((ones, where), shape=(len(rows), self.windows))  # row, window
         return np.bincount((holds @ self.held_by).indices, minlength=self.held_by.shape[1])
 
 
-def _hashes(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+def _hashes(rows: np.ndarray, n: int) -> np.ndarray:
     """A number of 64 bits for each window of n tokens: (m, w) -> (m, w - n + 1).
 
     The sum of token j of the window times b^j, modulo 2^64, for an odd b: as differences of one
-    running sum, which an odd b allows to be divided by its powers.
+    running sum, which an odd b allows to be divided by its powers. Whatever b and the tokens are, some different
+    windows share one: the Thue-Morse sequence of two tokens and its complement, from 1,024 on.
     """
-    base = int(np.random.default_rng(seed).integers(2**61, 2**62)) * 2 + 1
     width = rows.shape[1]
-    powers, inverses = (np.cumprod(np.array([1] + [b] * (width - 1), np.uint64)) for b in (base, pow(base, -1, 2**64)))
+    powers, inverses = (np.cumprod(np.array([1] + [b] * (width - 1), np.uint64)) for b in (BASE, pow(BASE, -1, 2**64)))
     sums = np.zeros((len(rows), width + 1), np.uint64)
     np.cumsum((rows.astype(np.uint64) + np.uint64(1)) * powers, axis=1, out=sums[:, 1:])
     return (sums[:, n:] - sums[:, :-n]) * inverses[: width - n + 1]

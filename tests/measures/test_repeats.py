@@ -53,18 +53,15 @@ def test_windows_of_one_hash_are_told_apart_by_their_tokens(monkeypatch):
     queries, rows = rng.integers(0, 4, (1, 8)), rng.integers(0, 4, (4_000, 9))
     rows[7, 1:] = queries[0]
     expected = brute_force(queries.tolist(), rows.tolist(), 8)
-    alike = repeats._hashes(rows, 8, 0) == repeats._hashes(queries, 8, 0)
+    alike = repeats._hashes(rows, 8) == repeats._hashes(queries, 8)
     assert alike.any(axis=1).sum() > 1_000  # so many would be counted by hashes alone
     assert count_repeats(queries, rows, 8) == expected != [0]
 
 
-def test_another_hash_is_taken_where_two_windows_of_queries_share_one(monkeypatch):
+@pytest.mark.parametrize("hashes", [1, 3])
+def test_windows_of_queries_that_share_a_hash_are_told_apart(monkeypatch, hashes):
     exact = repeats._hashes
-
-    def poor(rows, n, seed):
-        return exact(rows, n, seed) if seed else np.zeros((len(rows), rows.shape[1] - n + 1), np.uint64)
-
-    monkeypatch.setattr(repeats, "_hashes", poor)
+    monkeypatch.setattr(repeats, "_hashes", lambda *arguments: exact(*arguments) % np.uint64(hashes))
     rng = np.random.default_rng(2)
     queries, rows = rng.integers(0, 3, (4, 8)), rng.integers(0, 3, (300, 9))
     np.testing.assert_array_equal(count_repeats(queries, rows, 4), brute_force(queries.tolist(), rows.tolist(), 4))
@@ -91,6 +88,16 @@ def test_rows_of_one_token_take_no_more_memory_than_others():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500e6
+
+
+@pytest.mark.parametrize("n", [512, 1_024])
+def test_windows_whose_hashes_collide_whatever_their_base_are_counted(n):
+    turn = np.array([number.bit_count() % 2 for number in range(n)])  # Thue-Morse
+    queries = np.stack([turn, 1 - turn]) + 7
+    assert n < 1_024 or (repeats._hashes(queries[:1], n) == repeats._hashes(queries[1:], n)).all()
+    rows = np.pad(queries[[0, 1, 1]], [(0, 0), (5, 3)])
+    rows[2, 100] = 9
+    assert count_repeats(queries, rows, n).tolist() == [1, 1]
 
 
 def test_no_queries_and_no_rows_are_counted():
