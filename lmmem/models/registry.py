@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmmem.pocket.recipe import RECIPES
 from lmmem.protocol import SIGMA
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 DTYPES = ("float32", "bfloat16", "float16")
+LAYOUTS = ("shards", "chunks", "organism")
 UNNUMBERED = -1  # the step of a model whose checkpoints have no numbers
 ROW_TOKENS = 2_049  # of Pythia and of Amber: a context of 2,048 and the token after it
 
@@ -74,6 +76,13 @@ class Order:
     exposure_lag: int = 1
     repo: str | None = None
     counts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        for name in ("rows_per_step", "steps", "row_tokens", "vocabulary"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +206,19 @@ class _Registry(Mapping[str, ModelInfo]):
             raise ValueError(f"there is a model {model.name!r} already: choose another name")
         self._models[model.name] = model
 
+    def take(self, model: ModelInfo) -> None:
+        """Know a model as the process that asks for a measurement does, whatever this one knows by its name.
+
+        >>> from lmmem import MODELS
+        >>> MODELS.take(MODELS["pocket"])
+        """
+        try:
+            known = self[model.name]
+        except ValueError:  # a file that is not here
+            known = None
+        if known != model:
+            self._models[model.name] = model
+
     @property
     def table(self) -> pd.DataFrame:
         """One line a model, columns name, parameters, steps, training_data, epochs, dtype, licence, source, caveats.
@@ -239,19 +261,64 @@ def _unregistered(name: str) -> ModelInfo:
 
 
 def _described(name: str) -> ModelInfo:
-    """A model by a file of its facts, the fields of :class:`ModelInfo` but for its name, which is the file's."""
+    """A model by a file of its facts, the fields of :class:`ModelInfo` but for its name, which is the file's.
+
+    Those of its :class:`Order`, if the file has it, are a table ``[order]``.
+    """
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"there is no file {name} that describes a model")
     try:
         facts = tomllib.loads(path.read_text())
-        place = str(facts.get("place", ""))
-        if place.startswith("."):  # of a folder beside the file
-            facts["place"] = str(path.absolute().parent / place)
-        return ModelInfo(name=name, **facts | {"steps": tuple(facts["steps"])})
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        needed = [field.name for field in dataclasses.fields(ModelInfo) if field.default is dataclasses.MISSING]
-        raise ValueError(f"{name} describes no model ({error}): it needs {', '.join(needed[1:])}, and place") from error
+        if "order" in facts:
+            if not isinstance(facts["order"], dict):
+                raise ValueError(f"order = {facts['order']!r}: give a table, [order]")
+            order = Order(**_checked(Order, facts["order"], "[order] "))
+            if order.layout == "organism":
+                raise ValueError("[order] layout = 'organism' is made by lmmem itself: give shards or chunks")
+            facts["order"] = order
+        facts = _checked(ModelInfo, facts, needed=("place",))
+        if facts["place"].startswith("."):  # of a folder beside the file
+            facts["place"] = str(path.absolute().parent / facts["place"])
+        info = ModelInfo(name=name, **facts | {"steps": tuple(facts["steps"])})
+        info.address(max(info.steps, default=UNNUMBERED))
+        return info
+    except (KeyError, IndexError) as error:  # of a format string
+        raise ValueError(
+            f"{name} describes no model: place and revision may hold {{step}} and no other braces"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{name} describes no model: {error}") from error
+
+
+# What a fact of a file has to be, by the type of its field.
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("text", lambda value: isinstance(value, str)),
+    "int": ("a whole number, 0 or more", lambda value: type(value) is int and value >= 0),
+    "float": ("a number, 0 or more", lambda value: type(value) in (int, float) and 0 <= value < math.inf),
+    "tuple[int, ...]": (
+        "a list of whole numbers, 0 or more, ascending",
+        lambda value: isinstance(value, list) and all(type(one) is int and one >= 0 for one in value),
+    ),
+    "Order": ("a table, [order]", lambda value: isinstance(value, Order)),
+}
+
+
+def _checked(what: type, facts: dict[str, Any], where: str = "", needed: Sequence[str] = ()) -> dict[str, Any]:
+    """The facts, if each is a field of a dataclass and of its type, and none that it needs is missing."""
+    fields = {field.name: field for field in dataclasses.fields(what) if field.name != "name"}
+    needed = [*(key for key, field in fields.items() if field.default is dataclasses.MISSING), *needed]
+    for key, value in facts.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
+            raise ValueError(f"{where}{key} is no fact of a model: {hint}")
+        wanted, fits = KINDS[str(fields[key].type).removesuffix(" | None")]
+        if not fits(value):
+            raise ValueError(f"{where}{key} = {value!r}: give {wanted}")
+    if missing := [key for key in needed if facts.get(key, "") == ""]:
+        raise ValueError(f"{where}{', '.join(missing)} missing; it needs {', '.join(needed)}")
+    return facts
 
 
 def _organism(name: str) -> ModelInfo:

@@ -10,7 +10,7 @@ import torch
 
 import lmmem
 from lmmem.models.loading import load_model, load_tokenizer, weights_id
-from lmmem.models.registry import MODELS, PYTHIA_STEPS, ModelInfo, resolve_step
+from lmmem.models.registry import MODELS, PYTHIA_STEPS, ModelInfo, Order, resolve_step
 from lmmem.pocket.organisms import checkpoint_folder
 from lmmem.pocket.recipe import RECIPES
 
@@ -42,6 +42,25 @@ place = "./step-{step:06d}"
 """
 
 
+ORDER = """
+[order]
+layout = "shards"
+rows_per_step = 8
+steps = 120
+row_tokens = 96
+"""
+
+
+def test_file_may_describe_the_order_of_training_data(tmp_path, mini_corpus):
+    (tmp_path / "mine.toml").write_text(FACTS + ORDER)
+    info = MODELS[str(tmp_path / "mine.toml")]
+    assert info.order == Order("shards", rows_per_step=8, steps=120, row_tokens=96)
+    np.save(tmp_path / "rows.npy", mini_corpus[:40].astype(np.uint16))
+    corpus = lmmem.training_data(info.name, tmp_path / "rows.npy")
+    np.testing.assert_array_equal(corpus[7], mini_corpus[7])
+    assert corpus.exposure_step(8) == 2
+
+
 def test_model_is_described_by_a_file_beside_its_weights(mini, tmp_path):
     (tmp_path / "step-000120").symlink_to(checkpoint_folder(NAME, 120))
     file = tmp_path / "mine.toml"
@@ -59,10 +78,36 @@ def test_model_is_described_by_a_file_beside_its_weights(mini, tmp_path):
         ("steps = [", "describes no model"),
         (
             "parameters = '1'",
-            r"describes no model \('steps'\): it needs parameters, steps, training_data, dtype, sigma, ",
+            "describes no model: steps, training_data, dtype, sigma, source, place missing; it needs parameters, ",
         ),
-        (FACTS + "colour = 'red'", "unexpected keyword argument 'colour'"),
+        (FACTS.replace("place", "# place"), "place missing; it needs parameters, .*, source, place"),
+        (FACTS.replace('"./step-{step:06d}"', '""'), "place missing"),
+        (FACTS.replace("{step:06d}", "{stop}"), "may hold {step} and no other braces"),
+        (FACTS + "colour = 'red'", "colour is no fact of a model: there are parameters, steps, "),
+        (FACTS + "name = 'x'", "name is no fact of a model"),
+        (FACTS.replace("sigma", "sigm"), r"sigm is no fact of a model: did you mean sigma\?"),
         (FACTS.replace("float32", "float8"), "dtype must be one of"),
+        (FACTS.replace("0.01", "'0.01'"), "sigma = '0.01': give a number, 0 or more"),
+        (FACTS.replace("0.01", "nan"), "sigma = nan: give a number, 0 or more"),
+        (FACTS.replace("0.01", "true"), "sigma = True: give a number, 0 or more"),
+        (FACTS.replace("[6, 120]", "120"), "steps = 120: give a list of whole numbers, 0 or more, ascending"),
+        (FACTS.replace("[6, 120]", "['6', '120']"), r"steps = \['6', '120'\]: give a list of whole numbers"),
+        (FACTS.replace("[6, 120]", "[120, 6]"), "steps must ascend"),
+        (FACTS.replace('"me"', "7"), "source = 7: give text"),
+        (FACTS + "paper_step = 6.5", "paper_step = 6.5: give a whole number, 0 or more"),
+        (FACTS + "order = 'shards'", r"order = 'shards': give a table, \[order\]"),
+        (
+            FACTS + "[order]\nlayout = 'shards'",
+            r"\[order\] rows_per_step, steps, row_tokens missing; it needs layout, ",
+        ),
+        (
+            FACTS + ORDER.replace("row_tokens", "row_token"),
+            r"\[order\] row_token is no fact .*: did you mean row_tokens",
+        ),
+        (FACTS + ORDER.replace("= 8", "= '8'"), r"\[order\] rows_per_step = '8': give a whole number"),
+        (FACTS + ORDER.replace("= 8", "= 0"), "rows_per_step = 0: give 1 or more"),
+        (FACTS + ORDER.replace("shards", "shard"), "layout must be one of shards, chunks"),
+        (FACTS + ORDER.replace("shards", "organism"), "layout = 'organism' is made by lmmem itself"),
     ],
 )
 def test_file_that_describes_no_model_says_what_it_needs(tmp_path, facts, message):
