@@ -358,22 +358,22 @@ def temperature_table(
     every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = []
     for settings in every:
-        settings |= {"samples": samples, "seed": seed}
-        for temperature in temperatures:
+        for temperature in temperatures:  # each is a table of its own, whatever others are asked for with it
+            one = settings | {"samples": samples, "seed": seed, "temperature": temperature}
             for rows in _spans(len(tokens), SAMPLED_PER_PART):
-                span = {"temperature": temperature, "rows": [rows.start, rows.stop]}
-                part = Part("temperature", settings, span, of=len(temperatures) * samples * len(tokens))
+                span = {"rows": [rows.start, rows.stop]}
+                part = Part("temperature", one, span, of=samples * len(tokens))
                 size = samples * len(tokens[rows])
-                arguments = temperature, [seed, rows.start], numbers[rows], tokens[rows]
+                arguments = [seed, rows.start], numbers[rows], tokens[rows]
                 tasks.append(_task(part, _temperature_part, size, *arguments))
     return _measured(tasks, scheduler, "temperatures", collect)
 
 
 def _temperature_part(
-    info: ModelInfo, settings: Settings, temperature: float, seed: list[int], index: np.ndarray, tokens: np.ndarray
+    info: ModelInfo, settings: Settings, seed: list[int], index: np.ndarray, tokens: np.ndarray
 ) -> pd.DataFrame:
     model, prompts, truth = _ready(info, settings, tokens)
-    samples = settings["samples"]
+    samples, temperature = settings["samples"], settings["temperature"]
     said = decoding.sample(model, prompts, temperature, samples, seed)  # (samples, n, l)
     return pd.DataFrame(
         {
@@ -494,10 +494,7 @@ def _loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
     key = _weights(settings)
     if key not in _held:
         name, step = settings["model"], settings["step"]
-        try:
-            MODELS[name]
-        except ValueError:
-            MODELS.register(info)  # as in the process that asked
+        MODELS.take(info)
         if weights_id(name, step) != settings["weights"]:
             raise ValueError(
                 f"the weights of {name} at step {step} differ between machines: let all of them use one cache folder, "

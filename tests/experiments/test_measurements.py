@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 import lmmem
 from lmmem.experiments import measurements as experiments
+from lmmem.models.loading import weights_id
+from lmmem.models.registry import MODELS
+from lmmem.pocket.training import checkpoint_folder
 from lmmem.storage.files import cache_folder
+from lmmem.storage.results import tables
 from lmmem.sweep.tasks import BadInputError
 
 NAME = "pocket-mini"
@@ -181,6 +185,36 @@ def test_tokens_that_are_kept_are_those_whose_distance_is_measured(mini_corpus):
         np.stack([*again.said]), lmmem.greedy(lmmem.load_model(NAME), mini_corpus[INDEX][:, :32])
     )
     assert "said" not in experiments.greedy_table(NAME, mini_corpus, INDEX)
+
+
+def test_worker_takes_the_model_that_it_is_sent_whatever_it_knows_by_that_name(mini_corpus, tmp_path, monkeypatch):
+    """A file of facts here, sent to a worker in a folder where one of the same name says something else."""
+    facts = "parameters = '1'\nsteps = [6]\ntraining_data = 'x'\ndtype = 'float32'\nsigma = 0.1\nsource = 'x'\n"
+    known = dict(MODELS)
+    for place, step in (("here", 6), ("there", 120)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "w").symlink_to(checkpoint_folder(NAME, step))
+        (tmp_path / place / "mine.toml").write_text(facts + "place = './w'")
+    monkeypatch.chdir(tmp_path / "here")
+    info, tokens = MODELS["mine.toml"], mini_corpus[INDEX]
+    settings = {"model": "mine.toml", "step": 6, "weights": weights_id("mine.toml", 6), "dtype": "float32"}
+    settings["device"] = "cpu"
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.setattr(MODELS, "_models", known)
+    found = experiments._greedy_part(info, settings, np.array(INDEX), tokens)
+    np.testing.assert_array_equal(found.kl_ld, experiments.greedy_table(NAME, mini_corpus, INDEX, 6).kl_ld)
+    other = dataclasses.replace(info, place=str(tmp_path / "there" / "w"))
+    with pytest.raises(BadInputError, match=r"the weights of mine.toml at step 6 differ between machines"):
+        experiments._held.clear()
+        experiments._greedy_part(other, settings, np.array(INDEX), tokens)
+
+
+def test_temperatures_asked_for_apart_and_together_are_complete_tables(mini_corpus):
+    for temperatures in ([0.31], [0.61], [0.31, 0.91]):
+        experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=temperatures, samples=2, seed=41)
+    listed = tables().query("kind == 'temperature' and rows == 6")
+    assert len(listed) >= 3
+    assert set(listed.complete) == {1.0}
 
 
 def test_more_sequences_are_said_to_take_longer(mini_corpus, monkeypatch):
