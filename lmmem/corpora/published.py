@@ -5,9 +5,13 @@ Verification compares with the one, page 01 counts by the other. Knows no weight
 
 from __future__ import annotations
 
+import functools
+import numbers
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -16,6 +20,7 @@ from numpy.typing import ArrayLike
 from lmmem.corpora.rows import as_row_numbers
 from lmmem.models.registry import MODELS
 from lmmem.protocol import PROMPT
+from lmmem.storage.files import DamagedError
 from lmmem.storage.hub import HubFile, Listing, listing
 from lmmem.storage.ranges import opened
 
@@ -90,26 +95,40 @@ def duplicate_counts(name: str, index: ArrayLike) -> np.ndarray:
 
     Raises
     ------
-    ValueError : there are no counts for this model or for one of the rows, or one is below 1.
+    ValueError : there are no counts for this model or for one of the rows.
+    DamagedError : a count is no whole number of 1 or more, or a row has two that differ; file and row are named.
     TypeError, IndexError : a row is no whole number, or negative.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
     """
     listed = _counts(name)
     wanted = as_row_numbers(index)
     unique, place = np.unique(wanted, return_inverse=True)
-    parquet = ds.ParquetFileFormat()
-    fragments = [parquet.make_fragment(opened(file)) for file in _parquet_files(listed, r".*\.parquet")]
-    columns = fragments[0].physical_schema.names
-    if ROW not in columns or COUNT not in columns:
-        raise ValueError(f"{listed.repo} has columns {', '.join(columns)}: {ROW} and {COUNT} expected")
-    published = ds.FileSystemDataset(fragments, fragments[0].physical_schema, parquet)
-    known = published.to_table(columns=[ROW, COUNT], filter=ds.field(ROW).isin(unique)).to_pandas()
-    counts = known.drop_duplicates(ROW).set_index(ROW)[COUNT].reindex(unique)
+    with ThreadPoolExecutor() as pool:
+        files = pool.map(functools.partial(_counted, rows=unique), _parquet_files(listed, r".*\.parquet"))
+        known = pd.concat(files, ignore_index=True)
+    known = known.drop_duplicates([ROW, COUNT])
+    again = known[known[ROW].duplicated()]
+    if len(again):
+        row, count, file = again.iloc[0]
+        first = known[COUNT][known[ROW] == row].iloc[0]
+        raise DamagedError(f"{file} counts row {row} {count} times, and elsewhere it is counted {first} times")
+    counts = known.set_index(ROW)[COUNT].reindex(unique)
     if counts.isna().any():
         raise ValueError(f"{listed.repo} has no count for row {unique[counts.isna()][0]}")
-    if (counts < 1).any():
-        raise ValueError(f"{listed.repo} counts row {unique[counts < 1][0]} less than once")
     return counts.to_numpy().astype(np.int64)[place.reshape(wanted.shape)]
+
+
+def _counted(file: HubFile, rows: np.ndarray) -> pd.DataFrame:
+    """The lines of one file that count some of these rows, and the file's name."""
+    fragment = ds.ParquetFileFormat().make_fragment(opened(file))
+    columns = fragment.physical_schema.names
+    if ROW not in columns or COUNT not in columns:
+        raise ValueError(f"{file} has columns {', '.join(columns)}: {ROW} and {COUNT} expected")
+    known = fragment.to_table(columns=[ROW, COUNT], filter=ds.field(ROW).isin(rows)).to_pandas().dropna()
+    for row, count in known.itertuples(index=False):
+        if not isinstance(count, numbers.Real) or count < 1 or count % 1:
+            raise DamagedError(f"{file} counts row {row} {count!s} times: a whole number of 1 or more is expected")
+    return known.astype(np.int64).assign(file=str(file))
 
 
 def counts_id(name: str) -> str:

@@ -17,6 +17,7 @@ from lmmem.__main__ import main
 from lmmem.corpora.published import MEMORISED, duplicate_counts, memorised_rows
 from lmmem.inference import decoding
 from lmmem.models.registry import MODELS
+from lmmem.storage.files import DamagedError
 from tests import stand_ins
 from tests.loopback_hub import LoopbackHub
 
@@ -143,8 +144,30 @@ def test_counts_are_read_past_nested_columns_and_empty_groups(loopback):
     empty = parquet({"Index": np.array([], dtype=int), "Counts": np.array([], dtype=int)}, 1)
     loopback.add(COUNTS, {"data/0.parquet": empty, "data/1.parquet": parquet(table, 2)}, repo_type="dataset")
     np.testing.assert_array_equal(duplicate_counts("pythia1b", [5, 3, 5]), [50, 30, 50])
-    with pytest.raises(ValueError, match="counts row 6 less than once"):
+    with pytest.raises(ValueError, match=r"data/1\.parquet@\w+ counts row 6 0 times: a whole number of 1 or more"):
         duplicate_counts("pythia1b", [6])
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([7, 9], r"data/[01]\.parquet@\w+ counts row 3 [79] times, and elsewhere it is counted [79] times"),
+        ([7.5, 7.5], r"data/[01]\.parquet@\w+ counts row 3 7\.5 times: a whole number of 1 or more is expected"),
+        (["7", "x"], r"data/[01]\.parquet@\w+ counts row 3 [7x] times: a whole number"),
+        ([7, float("inf")], r"data/1\.parquet@\w+ counts row 3 inf times: a whole number"),
+    ],
+)
+def test_counts_that_contradict_or_are_none_name_file_and_row(loopback, counts, message):
+    files = {f"data/{i}.parquet": parquet({"Index": [3, 4], "Counts": [c] * 2}, 2) for i, c in enumerate(counts)}
+    loopback.add(COUNTS, files, repo_type="dataset")
+    with pytest.raises(DamagedError, match=message):
+        duplicate_counts("pythia1b", [3])
+
+
+def test_counts_that_are_said_twice_alike_or_as_decimals_are_read(loopback):
+    table = {"Index": [3, 4, 3], "Counts": [7.0, 1.0, 7.0]}
+    loopback.add(COUNTS, {"data/0.parquet": parquet(table, 2)}, repo_type="dataset")
+    assert duplicate_counts("pythia1b", [3, 4]).tolist() == [7, 1]
 
 
 def test_verification_of_rows_that_are_not_here_says_so(published, tmp_path, capsys):
