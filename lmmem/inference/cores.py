@@ -9,7 +9,10 @@ of the cores by the signs of others: an idle one takes nothing. Knows no models.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
+import platform
+import re
 import tempfile
 import threading
 import time
@@ -23,13 +26,21 @@ __all__ = ["look", "shared_cores"]
 
 LOOK = 0.2  # seconds between two looks at who else computes
 FRESH = 1.0  # seconds for which a process counts that has just stopped computing
-STALE = 60.0  # seconds after which one that says it computes is asked whether it lives
 _mine = threading.local()  # of each thread: its own number of threads, what it was given, when it looked
 
 
 def folder() -> Path:
     """Where processes of this user on this machine leave their signs."""
-    return Path(tempfile.gettempdir()) / f"lmmem-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / f"lmmem-{os.getuid()}-{platform.node()}-{_numbers()}"
+
+
+@functools.cache
+def _numbers() -> str:
+    """What tells the numbers of this machine's processes from those of a container that has its own."""
+    try:
+        return re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -82,7 +93,7 @@ def _others() -> int:
         sign = place / str(os.getpid())
         if not sign.exists():
             atexit.register(sign.unlink, missing_ok=True)
-        sign.write_bytes(b"computes")
+        sign.write_bytes(_born(os.getpid()))
         now = sign.stat().st_mtime
         return sum(_computes(path, now) for path in place.iterdir() if path.name != sign.name)
     except OSError:  # nowhere to leave a sign: as if alone
@@ -92,15 +103,32 @@ def _others() -> int:
 def _computes(sign: Path, now: float) -> bool:
     """Whether the process of a sign is at work, or was a moment ago."""
     try:
-        seen = sign.stat()
-        age = now - seen.st_mtime
-        if age < FRESH or (seen.st_size and age < STALE):
+        born = sign.read_bytes()
+        if not born:
+            return now - sign.stat().st_mtime < FRESH
+        if _born(int(sign.name)) == born:  # as long as it lives: a step of a large model may take minutes
             return True
-        os.kill(int(sign.name), 0)  # whether it lives; a step of a large model may take minutes
-        return bool(seen.st_size)
-    except (OSError, ValueError):  # it has ended
-        sign.unlink(missing_ok=True)
-        return False
+    except (OSError, ValueError):
+        pass
+    sign.unlink(missing_ok=True)  # it has ended, or another has its number
+    return False
+
+
+def _born(process: int) -> bytes:
+    """When a living process began, in ticks of the system; where that is not known, that it lives.
+
+    Raises
+    ------
+    OSError : it has ended.
+    """
+    try:
+        state, *known = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        os.kill(process, 0)
+        return b"lives"
+    if state in (b"Z", b"X"):
+        raise ProcessLookupError(f"process {process} has ended")
+    return known[18]  # proc(5): starttime, the 22nd, 19 after the state
 
 
 def _cores() -> int:

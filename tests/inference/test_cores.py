@@ -64,12 +64,32 @@ def aged(sign: Path, seconds: float) -> None:
 
 def test_process_in_a_long_step_counts_as_long_as_it_lives(two_cores):
     living, dead = two_cores / str(os.getppid()), two_cores / "4194305"  # no system numbers as far
+    living.write_bytes(cores._born(os.getppid()))
+    dead.write_bytes(b"123")
     for sign in (living, dead):
-        sign.write_bytes(b"computes")
         aged(sign, 600)
     assert threads() == 1
     living.unlink()
     assert not dead.exists()
+    assert threads() == 2
+
+
+def test_killed_process_takes_nothing_from_then_on(two_cores):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sign = two_cores / str(process.pid)
+    sign.write_bytes(cores._born(process.pid))
+    assert threads() == 1
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked for its status
+    assert threads() == 2
+    process.wait()
+    sign.write_bytes(b"123")
+    assert threads() == 2
+    assert not sign.exists()
+
+
+def test_number_that_another_process_has_now_takes_nothing(two_cores):
+    (two_cores / str(os.getppid())).write_bytes(b"1" + cores._born(os.getppid()))
     assert threads() == 2
 
 
