@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Mapping
 
-__all__ = ["Prose", "tell"]
+__all__ = ["Prose", "tell", "tell_if"]
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -38,6 +39,29 @@ def tell(text: str, **values: object) -> Prose:
     if unused := values.keys() - told.seen:
         raise ValueError(f"not told: {', '.join(sorted(unused))}")
     return Prose(formatted)
+
+
+def tell_if(text: str, find: Callable[..., Mapping[str, object]], *data: object, **values: object) -> Prose:
+    """As :func:`tell`, with the values that a function finds in data; where these do not hold an answer, its reason.
+
+    Parameters
+    ----------
+    text, values : as for :func:`tell`.
+    find : gives further values, by name; its ValueError says what the data lack.
+    data : its arguments.
+
+    >>> def mean(numbers):
+    ...     if not numbers:
+    ...         raise ValueError("a mean needs numbers, got none")
+    ...     return {"mean": sum(numbers) / len(numbers)}
+    >>> tell_if("Mean: {mean}.", mean, [1, 2]), tell_if("Mean: {mean}.", mean, [])
+    ('Mean: 1.5.', 'Not answered here: a mean needs numbers, got none.')
+    """
+    try:
+        found = find(*data)
+    except ValueError as error:
+        return Prose(f"Not answered here: {error}.")
+    return tell(text, **found, **values)
 
 
 class _Told(dict):

@@ -143,7 +143,7 @@ def choose_sequences(
     Returns
     -------
     One line a sequence: block (the pair), group ("row"), presentations (1 or 0), index,
-    exposure_step, z_complexity, arm ("row 1", "row 0").
+    exposure_step, last_step (the same), file (the row), z_complexity, arm ("row 1", "row 0").
 
     Raises
     ------
@@ -173,7 +173,8 @@ def choose_sequences(
     _, matched = linear_sum_assignment(cost)  # the pairs with the least differences in all
     both = [exposed.assign(presentations=1), twins.iloc[matched].reset_index(drop=True).assign(presentations=0)]
     table = pd.concat([side.assign(block=range(n_sequences), group="row") for side in both], ignore_index=True)
-    table["exposure_step"] = corpus.exposure_step(table["index"].to_numpy())
+    table["exposure_step"] = table["last_step"] = corpus.exposure_step(table["index"].to_numpy())
+    table["file"] = table["index"].astype(str)  # each row is a text of its own
     return table.assign(arm=table.group + " " + table.presentations.astype(str))
 
 

@@ -284,16 +284,18 @@ class Study:
     def steps_around(self, sequences: pd.DataFrame, every: int = 2) -> list[int]:
         """Steps at which to follow sequences, the study's among them.
 
-        Of an organism every second one with a checkpoint, else the last before they are met: weights are large.
+        Of an organism all that have a checkpoint; else from the last before they are met to the study's.
 
         Parameters
         ----------
         sequences : as :meth:`sequences` gives them.
-        every : of an organism, every how many-th.
+        every : take every how many-th of these.
         """
+        if self.randomised:
+            return sorted({*self.steps[::every], self.step})
         first, _ = self.met(sequences)
-        around = self.steps[::every] if self.randomised else [step for step in self.steps if step < first][-1:]
-        return sorted({*around, self.step})
+        before = [step for step in self.steps if step < first][-1:]
+        return sorted({*before, *[step for step in self.steps if first <= step <= self.step][::every], self.step})
 
     def greedy(self, sequences: pd.DataFrame, *, steps: Steps = None, keep_tokens: bool = False) -> pd.DataFrame:
         """What the model says without any disturbance.

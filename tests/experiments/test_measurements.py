@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import lmmem
 from lmmem.experiments import measurements as experiments
+from lmmem.inference.scoring import score_tokens
 from lmmem.models.loading import weights_id
 from lmmem.models.registry import MODELS
-from lmmem.pocket.training import checkpoint_folder
+from lmmem.pocket.organisms import checkpoint_folder
 from lmmem.storage.files import cache_folder
 from lmmem.storage.results import tables
 from lmmem.sweep.tasks import BadInputError
@@ -45,6 +46,18 @@ def test_greedy_table_is_what_the_model_says(mini, mini_corpus, cut):
     np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, prompts, truth))
     assert set(table.step) == {120}
     assert table.attrs["provenance"]["dtype"] == "float32"
+
+
+def test_likelihood_table_is_the_truth_scored_without_decoding(mini, mini_corpus, cut):
+    table = experiments.likelihood_table(NAME, mini_corpus, INDEX, keep_tokens=True)
+    np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, *cut), rtol=1e-5)
+    scores = score_tokens(mini, *cut)
+    for column, values in (("log_probs", scores.log_prob), ("entropies", scores.entropy), ("ranks", scores.rank)):
+        np.testing.assert_array_equal(np.stack([*table[column]]), values)
+    np.testing.assert_allclose(table.entropy, scores.entropy.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(table["rank"], scores.rank.mean(axis=1))
+    assert "ranks" not in experiments.likelihood_table(NAME, mini_corpus, INDEX)
+    assert set(experiments.likelihood_table(NAME, mini_corpus, INDEX, [6, 120]).step) == {6, 120}
 
 
 def test_steps_are_measured_apart(mini_corpus):

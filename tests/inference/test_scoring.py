@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lmmem
+from lmmem.inference.scoring import score_tokens
 
 
 def test_cross_entropy_is_the_mean_log_likelihood_token_by_token(mini, mini_corpus):
@@ -45,3 +46,21 @@ def test_prompts_and_truth_must_pair(mini):
 def test_what_the_model_cannot_score_is_refused(mini, prompt, truth):
     with pytest.raises(ValueError):
         lmmem.cross_entropy(mini, prompt, truth)
+
+
+def test_scores_of_tokens_are_those_of_the_models_distribution_token_by_token(mini, mini_corpus):
+    prompts, truth = lmmem.split(mini_corpus[:70])
+    scores = score_tokens(mini, prompts, truth)
+    for i in (0, 69):
+        with torch.inference_mode():
+            logits = mini(torch.tensor(np.r_[prompts[i], truth[i]][None, :-1])).logits[0, -64:].double().numpy()
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        own = p[np.arange(64), truth[i]]
+        np.testing.assert_allclose(scores.log_prob[i], np.log(own), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(scores.entropy[i], -(p * np.log(p)).sum(axis=1), rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(scores.rank[i], 1 + (p > own[:, None]).sum(axis=1))
+    np.testing.assert_allclose(-scores.log_prob.mean(axis=1), lmmem.cross_entropy(mini, prompts, truth), rtol=1e-5)
+    assert score_tokens(mini, prompts[:0], truth[:0]).rank.shape == (0, 64)
+    with pytest.raises(ValueError, match="must pair"):
+        score_tokens(mini, prompts[:1], truth[:2])
