@@ -25,7 +25,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init_
 USES = {
     "protocol": set(),
     "papermill_io": set(),
-    "analysis": set(),
+    "analysis": {"protocol"},
     "storage": set(),
     "measures": set(),
     "inference": {"protocol"},
