@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from lmmem.analysis import stationarity
 from lmmem.analysis.prose import Prose, tell
 from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
 
 __all__ = [
+    "after_last",
     "before_and_after",
     "by_arm",
     "by_method",
+    "fluctuations",
     "gains",
     "halved",
     "over_twins",
@@ -151,6 +154,87 @@ def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, se
     """
     lines = [(m, *fit(arm[x], arm[y], seed)) for m, arm in table.groupby("presentations")]
     return pd.DataFrame(lines, columns=["presentations", *Interval._fields])
+
+
+def after_last(
+    measured: pd.DataFrame, arms: Sequence[str], twins: str, least: int = 2, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Passages from the first checkpoint after their last presentation on, and unexposed ones over the same steps.
+
+    Parameters
+    ----------
+    measured : one line a (passage, step): columns index, arm, block, last_step and step.
+    arms : of the exposed.
+    twins : the arm of the unexposed; each exposed passage lends its last presentation to one of its block, drawn
+        at random.
+    least : checkpoints that a passage must be followed for.
+    seed : of the draw.
+
+    Returns
+    -------
+    The lines of those "exposed" and of those "unexposed", by these names.
+
+    Raises
+    ------
+    ValueError : no passage is followed for so long, or none of its block is unexposed.
+    """
+    passages = measured.drop_duplicates("index")
+    steps = np.sort(measured.step.unique())
+    exposed = passages[passages.arm.isin(arms)].sample(frac=1, random_state=seed)
+    followed = len(steps) - np.searchsorted(steps, exposed.last_step.to_numpy(dtype=float))
+    exposed = exposed[followed >= least]
+    spare = passages[passages.arm == twins].sample(frac=1, random_state=seed)
+    lent = [table.assign(turn=table.groupby("block").cumcount()) for table in (spare, exposed)]
+    pairs = lent[0][["index", "block", "turn"]].merge(lent[1][["block", "turn", "last_step"]], on=["block", "turn"])
+    if pairs.empty:
+        raise ValueError(
+            f"{len(exposed)} passages of {', '.join(arms)} are followed for {least} checkpoints or more after their "
+            f"last presentation, and {len(pairs)} have an unexposed one in their block: one of each is needed"
+        )
+    found = {}
+    for name, table in (("exposed", exposed), ("unexposed", pairs)):
+        last = measured["index"].map(table.set_index("index").last_step).astype(float)
+        found[name] = measured[measured.step >= last]  # missing is never reached
+    return found
+
+
+def fluctuations(
+    followed: Mapping[str, pd.DataFrame], value: str, jump: float | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """What says whether memories fluctuate about a level, of the exposed and of the unexposed.
+
+    Parameters
+    ----------
+    followed : as :func:`after_last` gives it.
+    value : column that is followed.
+    jump : as for :func:`lmmem.analysis.stationarity.reversal_test`.
+    seed : of permutations and bootstraps.
+
+    Returns
+    -------
+    One line a statistic: statistic, and of each set of passages what was found, in words; sequences in the heads.
+    """
+    told: dict[str, dict[str, str]] = {}
+    for name, table in followed.items():
+        lines: dict[str, str] = {}
+        for line in stationarity.reversal_test(table, value, jump, clusters="file", seed=seed).itertuples():
+            lines[f"{line.statistic}: forward, reversed, p"] = f"{line.forward:.2f}, {line.reversed:.2f}, {line.p:.2g}"
+        for said, find in (
+            ("variance ratio over 4 checkpoints", stationarity.variance_ratio),
+            ("autocorrelation", stationarity.autocorrelation),
+        ):
+            lines[said] = _short(find(table, value, clusters="file", seed=seed))
+        try:
+            for line in stationarity.unit_roots(table, value).itertuples():
+                lines[f"{line.test} rejects, of series tested"] = f"{line.rejected} of {line.of}"
+        except ValueError as error:
+            lines["ADF and KPSS"] = str(error)
+        told[f"{name} ({table['index'].nunique()})"] = lines
+    return pd.DataFrame(told).fillna("")
+
+
+def _short(interval: Interval) -> str:
+    return f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def stacked(tables: Mapping[str, pd.DataFrame], name: str = "study") -> pd.DataFrame:

@@ -3,10 +3,10 @@
 Tables of what was measured at checkpoints in; intervals and tidy tables out. Knows neither models nor figures.
 
 Everywhere, `measured` has one line a (passage, step): index (the passage), arm, presentations, block, file (the
-cluster), exposure_step (the first step whose weights have been trained on it, beyond training if it never is),
-last_step (the same of its last presentation), step (of the checkpoint), cross_entropy (nats a token) and, where kl-LD
-was measured, kl_ld (tokens). Of every passage each step is there. A passage counts as exposed at a checkpoint whose
-step is its exposure_step or a later one.
+cluster), exposure_step (the first step whose weights have been trained on it; missing, or beyond training, if there is
+none), last_step (the same of its last presentation), step (of the checkpoint), cross_entropy (nats a token) and, where
+kl-LD was measured, kl_ld (tokens). Of every passage each step is there. A passage counts as exposed at a checkpoint
+whose step is its exposure_step or a later one.
 
 Every estimate here is a weighted sum of trajectories, those of the exposed and, with weights of the other sign, those
 of the unexposed twins of their blocks. Its error is that of the sums by file of both (Liang and Zeger 1986): all that
@@ -30,11 +30,13 @@ __all__ = [
     "Decay",
     "against_twins",
     "bias",
+    "bits",
     "by_lag",
     "by_presentations",
     "by_quartile",
     "decay_shape",
     "early_against_late",
+    "faded",
     "half_life",
     "over_cohorts",
     "palimpsest",
@@ -54,6 +56,7 @@ FOLDS = 5
 MOST_TWICE = 0.75  # of the squares is taken off as counted twice at most; a half is where twins are all there is
 ALIKE = 0.2  # correlation of passages of a file, in counting effective clusters only; errors do not assume it
 SLOPE = 100  # steps: slopes over exposure step are per so many
+NEVER = np.iinfo(np.int64).max // 2  # the exposure step of what is not exposed
 NEEDED = ("index", "arm", "presentations", "block", "file", "exposure_step", "step", "cross_entropy")
 # What a value is compared with: its twins at that step, itself before exposure.
 VALUES = {"twins": (True, False), "before": (False, True), "both": (True, True), "kl_ahead": (True, True)}
@@ -101,6 +104,20 @@ def against_twins(measured: pd.DataFrame, twins: str = TWINS) -> pd.DataFrame:
     if t.kl is not None:
         table["kl_ahead"] = _centred(t, -t.kl, twins).ravel()[exposed]
     return table.assign(since=table.step - table.exposure_step)
+
+
+def bits(measured: pd.DataFrame) -> pd.Series:
+    """Log-probability of each continuation, in bits: without twins and without a baseline.
+
+    >>> bits(pd.DataFrame({"cross_entropy": [np.log(2)]})).tolist()
+    [-64.0]
+    """
+    return -BITS * measured.cross_entropy
+
+
+def faded(since: np.ndarray) -> np.ndarray:
+    """An effect to plant, in bits: 80 that fade by half in 120 steps."""
+    return 80 * 0.5 ** (since / 120)
 
 
 def since_exposure(
@@ -740,7 +757,7 @@ def _trajectories(measured: pd.DataFrame) -> _Trajectories:
         presentations=lines.presentations.to_numpy()[first],
         block=block[1],
         file=file[1],
-        exposure=lines.exposure_step.to_numpy()[first],
+        exposure=lines.exposure_step.fillna(NEVER).to_numpy(dtype=np.int64)[first],
         files=len(file[0]),
         bits=-BITS * loss.reshape(n, -1),
         kl=lines.kl_ld.to_numpy(dtype=float).reshape(n, -1) if "kl_ld" in lines else None,

@@ -5,11 +5,16 @@ One function a section: measured tables in, intervals and words out. Knows neith
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from lmmem.analysis import event_study, stationarity
 from lmmem.analysis.contrasts import over_twins, told_arms, told_from, told_side
 from lmmem.analysis.statistics import (
+    LEVEL,
+    Interval,
     bootstrap,
     compare_curves,
     fit_interaction,
@@ -22,9 +27,22 @@ from lmmem.analysis.statistics import (
     value,
 )
 
-__all__ = ["complexity", "fading", "perturbation", "repetition", "temperature"]
+__all__ = [
+    "complexity",
+    "decay",
+    "estimators",
+    "fading",
+    "fuzzy",
+    "once",
+    "perturbation",
+    "recency",
+    "repetition",
+    "temperature",
+    "uncovering",
+]
 
 Numbers = dict[str, object]
+Shared = dict[str, Any]  # arguments of event_study, by name
 
 
 def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int = 0) -> Numbers:
@@ -205,3 +223,171 @@ def temperature(best: pd.DataFrame, seed: int = 0) -> Numbers:
         "n": best["index"].nunique(),
         "n_arm": int(best.groupby("arm")["index"].nunique().min()),
     }
+
+
+MARGIN = 1.0  # token of kl-LD: a smaller difference is none (book/plan.md, decision rule 2)
+TENTH = 0.1  # of the first bits: a smaller bias is none (decision rule 5)
+
+
+def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
+    """What a single exposure leaves, by the likelihood and by the words: the plan's rules 1 and 2.
+
+    Parameters
+    ----------
+    measured : as :mod:`lmmem.analysis.event_study` says, with kl_ld.
+    shared : arguments of its functions, by name: arm (of those presented once), twins (of the unexposed),
+        every (steps between checkpoints), earliest.
+
+    Returns
+    -------
+    bits, kl : at the first checkpoint after exposure, beyond twins and beyond before. leaves, noticed : what the
+    rules say of these. lasts : steps since exposure up to which the interval of bits stays above 0; bits_last :
+    the last bits of these. end, end_kl : bits and tokens beyond twins at the last step, all exposures together.
+    """
+    arm, twins = shared["arm"], shared["twins"]
+    bits, kl = (event_study.by_lag(measured, value, **shared) for value in ("both", "kl_ahead"))
+    narrow = event_study.by_lag(measured, "kl_ahead", **shared, level=0.9).iloc[0]
+    first, first_kl = (interval(table, lag=table.lag[0]) for table in (bits, kl))
+    held = int((bits.low > 0).cumprod().sum())
+    if narrow.low > -MARGIN and narrow.high < MARGIN:
+        noticed = f"kl-LD does not notice: its 90 % interval lies within {MARGIN:g} token"
+    else:
+        noticed = "kl-LD notices" if first_kl.excludes_zero else "whether kl-LD notices is undecided"
+    end = measured[measured.step == measured.step.max()]
+    last = interval(event_study.by_presentations(end[end.arm.isin([arm, twins])], twins), arm=arm)
+    end_kl = over_twins(end.assign(ahead=-end.kl_ld), "ahead", ["arm"], twins=twins)
+    return {
+        "bits": first,
+        "kl": first_kl,
+        "leaves": told_side(first, "one exposure leaves information"),
+        "noticed": noticed,
+        "lasts": f"for {bits.since[held - 1]:.0f} steps" if held else "at no checkpoint",
+        "bits_last": interval(bits, lag=bits.lag[max(held - 1, 0)]),
+        "end": last,
+        "end_kl": interval(end_kl, arm=arm),
+    }
+
+
+def decay(measured: pd.DataFrame, shared: Shared, seed: int = 0) -> Numbers:
+    """How what one exposure leaves fades, and whether early exposure differs from late: rules 3 and 4.
+
+    Parameters
+    ----------
+    As for :func:`once`; seed : of the bootstraps.
+
+    Returns
+    -------
+    half : half-life in words, n : passages of the panel. shape : which curve predicts better, difference : by how
+    much. tau, t0, b : of both curves. first_slope, kept_slope : bits for each 100 steps later; first_side, kept_side.
+    """
+    panel = event_study.half_life(measured, **shared, seed=seed)
+    shape = event_study.decay_shape(measured, **shared, seed=seed)
+    slopes = event_study.early_against_late(measured, **shared)
+    first, kept = (interval(slopes, term=term) for term in ("first", "kept"))
+    fits = shape.fits.set_index("parameter").value
+    return {
+        "half": panel.told[0],
+        "n": int(panel.n[0]),
+        "shape": told_side(shape.difference, "the decay is not exponential", "the decay is no power law"),
+        "difference": shape.difference,
+        "tau": fits["tau"],
+        "t0": fits["t0"],
+        "b": fits["b"],
+        "first_slope": first,
+        "first_side": told_side(first, "late exposure stores more", "early exposure stores more"),
+        "kept_slope": kept,
+        "kept_side": told_side(kept, "early exposure keeps less", "early exposure keeps more"),
+    }
+
+
+def estimators(measured: pd.DataFrame, shared: Shared) -> Numbers:
+    """Difference in differences over cohorts beside the randomised estimate: rule 5.
+
+    Parameters
+    ----------
+    As for :func:`once`.
+
+    Returns
+    -------
+    cohorts, randomised : first bits by either. bias : of the first. right, biased, bins : times since exposure at
+    which the interval of the difference lies within a tenth of the first bits, at which it excludes 0, and all.
+    """
+    found = event_study.bias(measured, **shared)
+    margin = TENTH * found["first"].iloc[0]
+    cohorts = event_study.over_cohorts(measured, **shared)
+    chance = event_study.randomised(measured, **shared)
+    lag = found.lag[0]
+    return {
+        "cohorts": interval(cohorts, lag=lag),
+        "randomised": interval(chance, lag=lag),
+        "bias": interval(found, lag=lag),
+        "margin": margin,
+        "right": int(((found.low > -margin) & (found.high < margin)).sum()),
+        "biased": int(((found.low > 0) | (found.high < 0)).sum()),
+        "bins": len(found),
+    }
+
+
+def uncovering(followed: dict[str, pd.DataFrame], seed: int = 0) -> Numbers:
+    """Whether memories fluctuate about a level, and whether some are uncovered without a new exposure: rules 6 and 7.
+
+    Parameters
+    ----------
+    followed : as :func:`lmmem.analysis.contrasts.after_last` gives it.
+    seed : of permutations and bootstraps.
+
+    Returns
+    -------
+    exposed, unexposed : what rule 6 says of either. ratio, ratio_never : variance ratios. observed, of : passages
+    recited later that were not at first; backwards : the same count in reversed time; never : among unexposed ones.
+    share : of the observed. verdict : what rule 7 says.
+    """
+    said, ratios = {}, {}
+    for name, table in followed.items():
+        p = float(stationarity.reversal_test(table, clusters="file", seed=seed).p[0])
+        ratios[name] = stationarity.variance_ratio(table, clusters="file", seed=seed)
+        directed, wanders = p <= 1 - LEVEL, ratios[name].low <= 1 <= ratios[name].high
+        said[name] = (
+            f"time {'has a' if directed else 'has no'} direction (p = {p:.2g}), so that they "
+            f"{'do not pass' if directed or wanders else 'pass'} for fluctuating about a level"
+        )
+    found = stationarity.uncovered(followed["exposed"], followed["unexposed"])
+    here, back, never, _ = found.to_dict("records")
+    more = here["low"] > never["share"] and here["observed"] > back["observed"]
+    return {
+        **said,
+        "ratio": ratios["exposed"],
+        "ratio_never": ratios["unexposed"],
+        "observed": here["observed"],
+        "of": here["of"],
+        "share": Interval(here["share"], here["low"], here["high"], here["of"]),
+        "backwards": f"{back['observed']} of {back['of']}",
+        "never": f"{never['observed']} of {never['of']}",
+        "verdict": "more than chance" if more else "not more than chance",
+    }
+
+
+def recency(end: pd.DataFrame, arm: str, twins: str, seed: int = 0) -> Numbers:
+    """Number of presentations and time since the last, apart: rule 8.
+
+    Parameters
+    ----------
+    end : greedy table of the last step, all arms.
+    arm, twins : of those presented once, and of the unexposed. seed : of the bootstrap.
+
+    Returns
+    -------
+    presentations, recency : bits for each doubling, the other held fixed. palimpsest : rank correlation of the
+    likelihood with the order of exposure, of those presented once.
+    """
+    slopes = event_study.recency_and_repetition(end, twins)
+    return {
+        "presentations": interval(slopes, term="presentations"),
+        "recency": interval(slopes, term="recency"),
+        "palimpsest": event_study.palimpsest(end, arm, seed),
+    }
+
+
+def fuzzy(end: pd.DataFrame, twins: str) -> Numbers:
+    """What presentations with replaced tokens are worth: rule 9, `worth`, as a share of as many exact ones."""
+    return {"worth": event_study.worth(end, twins=twins)}
