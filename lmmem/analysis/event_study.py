@@ -198,7 +198,8 @@ def half_life(
     """The least time since exposure at which half of the first bits is left.
 
     Of passages exposed before the middle of training, so that all are followed for half of it; linear between the
-    means of bins, at their mean times. The interval is a percentile bootstrap over files.
+    means of bins, at their mean times. The interval is a percentile bootstrap over files, its tails as thin as a t-interval's are wide
+    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, "expanded percentile").
 
     Parameters
     ----------
@@ -217,7 +218,7 @@ def half_life(
     ValueError : the interval of the first bits does not lie above 0, so there is nothing to halve.
 
     >>> half_life(simulated(lambda since: 80 * np.exp(-since / 200), seed=1)).told[0]
-    '170 steps (95 % interval 153 to 186)'
+    '170 steps (95 % interval 151 to 188)'
     >>> half_life(simulated(lambda since: 80.0 + 0 * since, seed=1)).told[0]
     'not reached within 450 steps'
     """
@@ -231,7 +232,8 @@ def half_life(
         if first.low <= 0:
             raise ValueError(f"a half-life needs first bits whose interval lies above 0; got {first:.1f}")
         draws = _half_times(_resampled(t, lines, fit, seed), since)
-        low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+        tail = stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, fit.effective[0] - 1))
+        low, high = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf")
         line = Interval(_half_times(fit.estimate[None], since)[0], low, high, first.n)
         exposure = t.exposure[lines.passage]
         told = _told_time(line, since[-1])
@@ -487,9 +489,11 @@ def rerandomised(
         lags = np.unique(lines.since // every) * every
         for name, term in ESTIMATORS.items():
             for lag, truth, line in zip(lags, planted, _intervals(_fit(drawn, lines, design, term)), strict=True):
-                found.append((name, lag, truth, line.estimate - truth, line.low <= truth <= line.high))
-    table = pd.DataFrame(found, columns=["estimator", "lag", "planted", "bias", "coverage"])
-    table = table.assign(spread=table.bias, sets=1)
+                found.append((name, lag, truth, line.estimate, line.low, line.high, 1))
+    table = pd.DataFrame(found, columns=["estimator", "lag", "planted", "estimate", "low", "high", "sets"])
+    table["planted"] = table.groupby("lag").planted.transform("mean")  # over times of exposure too
+    table = table.assign(bias=table.estimate - table.planted, spread=table.estimate)
+    table["coverage"] = (table.low <= table.planted) & (table.planted <= table.high)
     ways = {"planted": "mean", "bias": "mean", "spread": "std", "coverage": "mean", "sets": "sum"}
     table = table.groupby(["estimator", "lag"]).agg(ways).reset_index()
     table.insert(4, "bias_error", table.spread / np.sqrt(table.sets))
@@ -1004,9 +1008,9 @@ def _least_squares(curves: np.ndarray, since: np.ndarray, power: bool) -> Parame
     scale = np.broadcast_to(np.log(np.geomspace(5, 1e5, 40))[:, None], (40, 30 if power else 1))
     b = np.broadcast_to(np.log(np.geomspace(0.05, 100, 30)) if power else np.inf, scale.shape)
     scale, b = (np.broadcast_to(grid.ravel(), (len(curves), grid.size)) for grid in (scale, b))
-    steps = np.linspace(-1, 1, 9)
+    steps = np.linspace(-1, 1, 7)
     moves = [grid.ravel() for grid in np.meshgrid(steps, steps if power else [0.0])]
-    for width in 0.25 * 0.5 ** np.arange(12):
+    for width in 0.25 * 0.75 ** np.arange(24):
         shape = _shape(since, np.exp(scale), np.exp(b))
         gain = np.einsum("cgq,cq->cg", shape, curves) ** 2 / (shape**2).sum(axis=-1)
         best = gain.argmax(axis=1)[:, None]
