@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.power import TTestIndPower
 
 from lmmem.analysis.statistics import LEVEL, Interval
@@ -320,8 +320,9 @@ def proportion(successes: int, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a share needs 0 .. n successes of 1 or more; got {successes} of {n}")
-    ends = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="exact")
-    return Interval(successes / n, float(ends.low), float(ends.high), int(n))
+    low = special.betaincinv(successes, n - successes + 1, ALPHA / 2) if successes else 0.0
+    high = special.betaincinv(successes + 1, n - successes, 1 - ALPHA / 2) if successes < n else 1.0
+    return Interval(successes / n, float(low), float(high), int(n))
 
 
 def power(sd: float, n: int, n_twins: int, level: float = ALPHA, power: float = 0.8) -> float:

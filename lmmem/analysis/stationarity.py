@@ -10,6 +10,7 @@ presentation; some sequences may be followed longer than others. Each function s
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -166,8 +167,8 @@ def unit_roots(table: pd.DataFrame, value: str = "kl_ld") -> pd.DataFrame:
     -------
     Two lines: test ("ADF" rejects a unit root, "KPSS" rejects a level), rejected (series with q at most 0.05, after
     Benjamini and Hochberg over series), of (series tested), share (rejected of them), unadjusted (share with p at
-    most 0.05, of which 0.05 come by chance), constant (series
-    that never change, or at one end only, or by the same at each step: not tested), too_short (of fewer than 15 steps).
+    most 0.05, of which 0.05 come by chance), constant (series that never change, or at one end only, by the same at
+    each step, to and fro: not tested), too_short (of fewer than 15 steps: not tested).
     KPSS has p between 0.01 and 0.1 only, what lies beyond counts as the end: none is rejected unless a fifth are.
 
     Raises
@@ -372,13 +373,13 @@ def _panel(table: pd.DataFrame, value: str, what: str, least: int, clusters: str
         raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
     if table.empty:
         raise ValueError(f"{what} needs sequences; the table is empty")
-    lines = table[needed].sort_values(["index", "step"], ignore_index=True)
-    numbers = lines[value].to_numpy(dtype=float)
-    sequence = pd.factorize(lines["index"])[0]
-    step = lines.step.to_numpy()
+    sequence, names = pd.factorize(table["index"], sort=True)
+    order = np.lexsort((table.step, sequence))
+    sequence, step = sequence[order], table.step.to_numpy()[order]
+    numbers = table[value].to_numpy(dtype=float)[order]
 
     def at(line: int) -> str:
-        return f"sequence {lines['index'][line]} at step {step[line]}"
+        return f"sequence {names[sequence[line]]} at step {step[line]}"
 
     if not np.isfinite(numbers).all():
         line = int(np.flatnonzero(~np.isfinite(numbers))[0])
@@ -390,16 +391,15 @@ def _panel(table: pd.DataFrame, value: str, what: str, least: int, clusters: str
         raise ValueError(f"{what} needs one line a (sequence, step); {at(line)} is there twice")
     lengths = np.bincount(sequence)
     if (lengths < least).any():
-        short = lines["index"][int(np.flatnonzero(sequence == np.flatnonzero(lengths < least)[0])[0])]
         raise ValueError(
             f"{what} needs {least} steps a sequence or more; {int((lengths < least).sum())} of {len(lengths)} have "
-            f"fewer, sequence {short} has {lengths.min()}"
+            f"fewer, sequence {names[int(lengths.argmin())]} has {lengths.min()}"
         )
     spacing = apart[follows].min()
     if (apart[follows] != spacing).any():
         line = int(np.flatnonzero(follows & (apart != spacing))[0])
         raise ValueError(
-            f"{what} needs steps {spacing} apart; sequence {lines['index'][line]} has none between {step[line]} "
+            f"{what} needs steps {spacing} apart; sequence {names[sequence[line]]} has none between {step[line]} "
             f"and {step[line + 1]}"
         )
     values = np.full((len(lengths), lengths.max()), np.nan)
@@ -407,10 +407,10 @@ def _panel(table: pd.DataFrame, value: str, what: str, least: int, clusters: str
     values[sequence, np.arange(len(sequence)) - first[sequence]] = numbers
     if clusters is None:
         return _Panel(values, lengths, np.arange(len(lengths)))
-    labels = pd.factorize(lines[clusters])[0]
+    labels = pd.factorize(table[clusters])[0][order]
     if (labels < 0).any() or (labels != labels[first][sequence]).any():
         line = int(np.flatnonzero((labels < 0) | (labels != labels[first][sequence]))[0])
-        raise ValueError(f"{what} needs one {clusters} a sequence; {at(line)} has {lines[clusters][line]}")
+        raise ValueError(f"{what} needs one {clusters} a sequence; {at(line)} has {table[clusters].iloc[order[line]]}")
     return _Panel(values, lengths, labels[first])
 
 
@@ -429,9 +429,10 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, seed: int, *, log: bool) -> tupl
         return (np.log(ratio), spread / ratio) if log else (ratio, spread)
 
     centre, spread = (float(part) for part in parts(np.ones(n)))
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n)) + n * np.arange(RESAMPLES)[:, None]
+    often = np.bincount(drawn.ravel(), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample in which nothing varies
-        found, spreads = parts(drawn)
+        found, spreads = parts(often)
         distance = np.abs(found - centre) / spreads
     reach = float(np.quantile(np.where(np.isnan(distance), np.inf, distance), 1 - ALPHA, method="higher"))
     half = reach * spread * (n / (n - 1)) ** 0.5 if spread else 0.0
@@ -439,6 +440,7 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, seed: int, *, log: bool) -> tupl
     return estimate, low, high
 
 
+@lru_cache(maxsize=256)
 def _expected(length: int) -> np.ndarray:
     """(2, correlations): expected products of neighbours and squares of deviations from the mean of a series.
 

@@ -287,6 +287,7 @@ def test_values_of_a_column_are_compared_apart():
     np.testing.assert_allclose(found[found.step == 120].estimate, alone.estimate)
 
 
+@pytest.mark.slow
 def test_rows_that_must_be_null_are():
     """A/A and elsewhere reject at their level, over experiments whose exposed arm has an effect."""
     rejected = [
@@ -319,8 +320,11 @@ def test_table_that_cannot_be_compared_is_refused_in_a_line(change, said):
 # Shares, power, equivalence
 
 
-def test_share_of_none_has_an_upper_end():
+def test_interval_of_a_share_is_clopper_and_pearsons_and_that_of_none_has_an_upper_end():
     found = chance.proportion(0, 32)
+    for k in range(33):
+        exact = stats.binomtest(k, 32).proportion_ci(method="exact")
+        np.testing.assert_allclose(chance.proportion(k, 32)[1:3], exact)
     assert (found.estimate, found.low) == (0, 0)
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 32))
     assert chance.proportion(32, 32).low == pytest.approx(0.025 ** (1 / 32))
