@@ -30,6 +30,7 @@ __all__ = [
     "told_from",
     "told_side",
     "told_window",
+    "with_twins",
 ]
 
 TRIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
@@ -118,7 +119,8 @@ def over_twins(
 
     Raises
     ------
-    ValueError : there are no twins, or none in the block of a sequence.
+    ValueError : there are no twins, none in the block of a sequence, or an arm has fewer than two sequences; the
+        message names it.
     """
     kept = [column for column in by if column not in ("group", "presentations", "arm")]
     never = (table.arm == twins) if twins else (table.presentations == 0) & (table.group != "elsewhere")
@@ -136,8 +138,25 @@ def over_twins(
         pairs = arm.merge(control, on=match, how="left", suffixes=("", "_twin"))
         if lone := int(pairs[f"{value}_twin"].isna().sum()):
             raise ValueError(f"{lone} sequences of {arm.arm.iloc[0]} have no unexposed twin in their block")
+        if len(pairs) < 2:
+            named = ", ".join(f"{column} {of}" for column, of in zip(by, key, strict=True))
+            raise ValueError(f"{named}: {len(pairs)} sequences with twins, and an interval needs 2: take more sequences")
         lines.append((*key, *gain_over_twins(pairs[value], pairs[f"{value}_twin"], seed)))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
+
+
+def with_twins(sequences: pd.DataFrame, group: str) -> pd.DataFrame:
+    """The sequences of a group, with those that :func:`over_twins` compares them with.
+
+    Parameters
+    ----------
+    sequences : columns group and presentations.
+    group : if none of its own is unexposed, those of another group are there too.
+    """
+    own, unexposed = sequences[sequences.group == group], sequences[sequences.presentations == 0]
+    if (own.presentations == 0).any():
+        return own
+    return pd.concat([own, unexposed[unexposed.group == unexposed.group.min()]], ignore_index=True)
 
 
 def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, seed: int = 0) -> pd.DataFrame:

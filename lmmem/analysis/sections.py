@@ -160,7 +160,7 @@ def fading(history: pd.DataFrame, met: tuple[int, int], seed: int = 0) -> Number
 
     Parameters
     ----------
-    history : greedy table over steps, of one group with its unexposed.
+    history : greedy table over steps, of one group with its unexposed, or where it has none, those of another.
     met : first and last step at which they are presented.
     seed : of the bootstraps over blocks.
 

@@ -57,6 +57,27 @@ def test_group_without_twins_of_its_own_is_held_against_those_of_another():
     assert line.low < 4 < line.high
 
 
+def test_sequences_of_a_group_are_followed_with_those_they_are_compared_with():
+    table = measured({"spread 0": 0.0, "spread 16": 5.0, "window 64": 4.0, "burst 0": 0.0, "burst 4": 1.0})
+    assert set(contrasts.with_twins(table, "burst").arm) == {"burst 0", "burst 4"}
+    followed = contrasts.with_twins(table, "window")
+    assert set(followed.arm) == {"window 64", "burst 0"}
+    compared = contrasts.over_twins(table).query("group == 'window'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(contrasts.over_twins(followed), compared)
+
+
+@pytest.mark.parametrize("blocks", [1, 0])
+def test_arm_with_too_few_pairs_is_named_with_their_number(blocks):
+    table = measured({"spread 0": 0.0, "spread 1": 1.0, "spread 16": 5.0})
+    few = table[(table.presentations != 16) | (table.block < blocks)]
+    if not blocks:
+        few = table[(table.presentations > 0) | (table.block < 0)]
+        few = pd.concat([few, table[table.presentations == 0].assign(block=-1)])
+    number = "16" if blocks else "1"
+    with pytest.raises(ValueError, match=f"group spread, presentations {number}: {blocks} blocks with a twin, and an"):
+        contrasts.over_twins(few)
+
+
 @pytest.mark.parametrize("twins", [None, "spread 0"])
 def test_nothing_to_compare_with_is_said(twins):
     with pytest.raises(ValueError, match="nothing to compare with: no sequence is"):

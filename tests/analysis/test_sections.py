@@ -106,6 +106,21 @@ def test_fading_tells_what_is_left_at_the_end():
     assert found["ahead_loss"].estimate == pytest.approx(1, abs=0.1)
 
 
+def test_fading_of_a_group_without_unexposed_is_beside_those_of_another():
+    lines = [
+        (step, m, f"{group} {m}", group, block, distance + block % 2, loss)
+        for step, m, group, distance, loss in (
+            *((50, 64, "window", 1, 1), (90, 64, "window", 58, 3)),
+            *((50, 0, "spread", 60, 4), (90, 0, "spread", 60, 4), (90, 16, "spread", 9, 1)),
+        )
+        for block in range(4)
+    ]
+    columns = ["step", "presentations", "arm", "group", "block", "kl_ld", "cross_entropy"]
+    table = pd.DataFrame(lines, columns=columns)
+    found = sections.fading(contrasts.with_twins(table, "window"), (30, 60))
+    assert (found["most"], found["kl_never"], found["ahead"].estimate, found["ahead_loss"].estimate) == (64, 60.5, 2, 1)
+
+
 def test_temperature_names_the_closest_and_who_is_ahead():
     lines = [
         (method, arm, 100 * ("16" in arm) + i, distance + (i % 2) * (method == "perturbation"), 20)
