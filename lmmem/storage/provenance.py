@@ -86,7 +86,7 @@ def processor() -> str:
 def code_hash() -> str:
     """What tells the code that measures from any other: a hash of all that the measuring room imports.
 
-    Of the code as it was when this process began, not of what replaces it on disk while it lives.
+    Of the code as it was when this module was first imported, not of what replaces it on disk while it lives.
 
     >>> len(code_hash())
     16

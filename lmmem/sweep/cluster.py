@@ -184,7 +184,7 @@ def on_one_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> tup
 
 
 def _local_cluster(place: str) -> Any:
-    """Processes on this machine that only it can reach, each with a GPU of its own or a share of the cores.
+    """Processes on this machine that only it can reach, each with a GPU of its own or a share of the cores it may use.
 
     By hand, because ``LocalCluster`` gives all of its processes one environment, and so one GPU.
     """
@@ -194,7 +194,7 @@ def _local_cluster(place: str) -> Any:
     logging.getLogger("distributed").setLevel(logging.WARNING)  # of scheduler and nannies, which live in this process
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = visible if visible[0] not in ("", "-1") else [str(number) for number in range(torch.cuda.device_count())]
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n = int(place.partition(":")[2] or len(gpus) or cores)
     share = THREADS or str(max(1, cores // n))
     workers = {}

@@ -37,8 +37,6 @@ AHEAD = 2  # tasks that a worker has at most, the one it does included
 PATIENCE = 2  # seconds between two looks at which workers there are
 FETCH = 60  # seconds to wait for a table that has been measured
 
-Result = bytes | pd.DataFrame | BaseException
-
 
 class BadInputError(ValueError):
     """A measurement cannot be made from what it was given, here or anywhere else: it is not tried again."""
@@ -46,6 +44,20 @@ class BadInputError(ValueError):
 
 class SweepError(RuntimeError):
     """Some measurements of a sweep failed, each time they were tried; all others are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """What a measurement raised at last, and how often it was tried."""
+
+    error: BaseException
+    times: int
+
+    def __str__(self) -> str:
+        return f"tried {self.times} times: {type(self.error).__name__}: {self.error}"
+
+
+Result = bytes | pd.DataFrame | Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +107,7 @@ def run(
 
     Raises
     ------
-    SweepError : tasks failed twice; it names them. All others have been measured and are kept.
+    SweepError : tasks failed each time that they were tried; it names them. All others have been measured and are kept.
     BadInputError : from a measurement, at once.
     ConnectionError : the scheduler does not answer, or was lost.
     ValueError : `scheduler` is none of these.
@@ -114,7 +126,7 @@ def run(
     for number, task in enumerate(tasks):
         take(number, find(task.part))
     missing = [number for number in range(len(tasks)) if number not in kept]
-    failed: dict[int, BaseException] = {}
+    failed: dict[int, Failure] = {}
     total = sum(task.size for task in tasks)
     done = sum(tasks[number].size for number in kept)
     with (
@@ -123,18 +135,18 @@ def run(
     ):
         client = connect(place) if missing else None
         for number, result in _by_workers(client, tasks, missing) if client else _by_this_process(tasks, missing):
-            if isinstance(result, BaseException):
+            if isinstance(result, Failure):
                 failed[number] = result
             else:
                 table = result if isinstance(result, pd.DataFrame) else keep_part(tasks[number].part, result)
                 take(number, table)
             bar.update(tasks[number].size)
     if failed:
-        lines = [f"{tasks[number]}: {type(error).__name__}: {error}" for number, error in failed.items()]
+        lines = [f"{tasks[number]}, {failure}" for number, failure in failed.items()]
         raise SweepError(
-            f"{len(failed)} of {len(tasks)} measurements failed, each tried {ATTEMPTS} times; the others are kept, "
+            f"{len(failed)} of {len(tasks)} measurements failed each time that they were tried; the others are kept, "
             "and are not measured again when you start again. Failed:\n" + "\n".join(lines)
-        ) from next(iter(failed.values()))
+        ) from next(iter(failed.values())).error
     return [tables[number] for number in sorted(tables)]
 
 
@@ -153,13 +165,14 @@ def _by_this_process(tasks: Sequence[Task], missing: Sequence[int]) -> Iterator[
             except BadInputError:
                 raise
             except Exception as error:
-                result = error
+                result = Failure(error, ATTEMPTS)
         yield number, result
 
 
 def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
-    """In the order in which they end. Which worker does what is decided here, two tasks ahead; the rest is Dask's.
+    """In the order in which they end; given out in any, so that two sweeps that want the same share the work.
 
+    Which worker does what is decided here, two tasks ahead; the rest is Dask's.
     Dask alone would give each task to whoever is free, and have every worker load every model. Its
     `retries` may go to the worker that is broken, and what is scattered is lost with its worker.
     """
@@ -167,7 +180,7 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
     from distributed.scheduler import KilledWorker
 
     run_id, serial = os.urandom(4).hex(), itertools.count()  # a task of an earlier, interrupted run is another task
-    queue, tries, deaths = _Queue(tasks, missing), Counter[int](), Counter[int]()
+    queue, tries, deaths = _Queue(tasks, random.sample(missing, len(missing))), Counter[int](), Counter[int]()
     given: dict[Future, tuple[int, str]] = {}  # which task, and the worker that it is meant for; "" is any
 
     def give(number: int, worker: str) -> None:
@@ -185,12 +198,13 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
     def ended(future: Future, gone: bool = False) -> Result | None:
         """What a task gave or raised; None if it is to be done again."""
         number, worker = given.pop(future)
-        error: BaseException = ConnectionError("its worker died, each time that it was given to one")
+        error: BaseException = ConnectionError("its worker died, each time")
         if future.cancelled():
             future.result()  # says why
         elif future.status == "error":
-            error = future.exception()
-            gone = isinstance(error, KilledWorker)
+            raised = future.exception()
+            gone = isinstance(raised, KilledWorker)
+            error = error if gone else raised
         elif not gone:
             try:
                 return future.result(timeout=FETCH)
@@ -200,7 +214,7 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
         counted, most = (deaths, DEATHS) if gone else (tries, ATTEMPTS)
         counted[number] += 1
         if isinstance(error, BadInputError) or counted[number] == most:
-            return error
+            return Failure(error, counted[number])
         queue.put_back(number, "" if gone else worker)  # it may be the worker that is broken
         return None
 
@@ -216,20 +230,24 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
                             given[future] = task, at[future.key]
                         else:
                             over.append((future, True))
-                given_to = Counter(worker for _, worker in given.values())
+                given_to, found = Counter(worker for _, worker in given.values()), list[tuple[int, pd.DataFrame]]()
                 for ahead, worker in itertools.product(range(AHEAD), workers or [""]):
-                    if given_to[worker] == ahead and (number := queue.take(worker, workers)) is not None:
-                        give(number, worker)
-                        given_to[worker] += 1
+                    while given_to[worker] == ahead and (number := queue.take(worker, workers)) is not None:
+                        if (table := find(tasks[number].part)) is not None:  # another sweep has measured it meanwhile
+                            found.append((number, table))
+                        else:
+                            give(number, worker)
+                            given_to[worker] += 1
                 with suppress(TimeoutError):
-                    wait(list(given), timeout=PATIENCE, return_when="FIRST_COMPLETED")
+                    wait(list(given), timeout=0 if found else PATIENCE, return_when="FIRST_COMPLETED")
                 over += [(future, False) for future in given if future.done()]
+            yield from found
             for future, gone in dict(over).items():
                 number, _ = given[future]
                 with connected(client):
                     result = ended(future, gone)
-                if isinstance(result, BadInputError):
-                    raise result
+                if isinstance(result, Failure) and isinstance(result.error, BadInputError):
+                    raise result.error
                 if result is not None:
                     yield number, result
     finally:

@@ -38,6 +38,12 @@ def bad(number: int) -> pd.DataFrame:
     raise BadInputError(f"{number} is a bad number")
 
 
+def deadly(number: int) -> pd.DataFrame:
+    import os
+
+    os._exit(1)
+
+
 def pid(number: int) -> pd.DataFrame:
     import os
 
