@@ -140,7 +140,9 @@ def over_twins(
             raise ValueError(f"{lone} sequences of {arm.arm.iloc[0]} have no unexposed twin in their block")
         if len(pairs) < 2:
             named = ", ".join(f"{column} {of}" for column, of in zip(by, key, strict=True))
-            raise ValueError(f"{named}: {len(pairs)} sequences with twins, and an interval needs 2: take more sequences")
+            raise ValueError(
+                f"{named}: {len(pairs)} sequences with twins, and an interval needs 2: take more sequences"
+            )
         lines.append((*key, *gain_over_twins(pairs[value], pairs[f"{value}_twin"], seed)))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
 
@@ -153,7 +155,8 @@ def with_twins(sequences: pd.DataFrame, group: str) -> pd.DataFrame:
     sequences : columns group and presentations.
     group : if none of its own is unexposed, those of another group are there too.
     """
-    own, unexposed = sequences[sequences.group == group], sequences[sequences.presentations == 0]
+    own = sequences[sequences.group == group]
+    unexposed = sequences[(sequences.presentations == 0) & (sequences.group != "elsewhere")]
     if (own.presentations == 0).any():
         return own
     return pd.concat([own, unexposed[unexposed.group == unexposed.group.min()]], ignore_index=True)

@@ -175,14 +175,14 @@ def by_lag(
 
     Raises
     ------
-    ValueError : a bin with passages of one file only, or what :func:`against_twins` refuses.
+    ValueError : no bin with passages of two files (those without are left out), or what :func:`against_twins` refuses.
 
     >>> table = by_lag(simulated(lambda since: 80 * np.exp(-since / 200), seed=1))
     >>> list(table.lag[:3]), bool(table.low[0] > 50)
     ([0, 60, 120], True)
     """
     t = _trajectories(measured)
-    lines = _followed(t, arm, earliest)
+    lines = _in_files(t, _followed(t, arm, earliest), every)
     return _told_bins(lines, every, _fit(t, lines, _bins(lines, every), _Term(value, twins)), level)
 
 
@@ -198,8 +198,8 @@ def half_life(
     """The least time since exposure at which half of the first bits is left.
 
     Of passages exposed before the middle of training, so that all are followed for half of it; linear between the
-    means of bins, at their mean times. The interval is a percentile bootstrap over files, its tails as thin as a t-interval's are wide
-    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, "expanded percentile").
+    means of bins, at their mean times. The interval is a percentile bootstrap over files, whose tails are widened to
+    those of a t-interval (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, "expanded percentile").
 
     Parameters
     ----------
@@ -364,9 +364,9 @@ def by_quartile(
 
 def over_cohorts(
     measured: pd.DataFrame,
-    controls: str = TWINS,
     every: int = EVERY,
     arm: str = ONCE,
+    twins: str = TWINS,
     earliest: int = EARLIEST,
 ) -> pd.DataFrame:
     """Difference in differences over cohorts by exposure step, which needs no randomisation but parallel trends.
@@ -379,7 +379,7 @@ def over_cohorts(
     Parameters
     ----------
     measured : as the module says.
-    controls : the arm of the never exposed; blocks are not looked at.
+    twins : the arm of the never exposed; blocks are not looked at.
 
     Returns
     -------
@@ -390,8 +390,8 @@ def over_cohorts(
     True
     """
     t = _trajectories(measured)
-    lines = _followed(t, arm, earliest)
-    return _told_bins(lines, every, _fit(t, lines, _bins(lines, every), _Term("both", controls, pooled=True)))
+    lines = _in_files(t, _followed(t, arm, earliest), every)
+    return _told_bins(lines, every, _fit(t, lines, _bins(lines, every), _Term("both", twins, pooled=True)))
 
 
 def randomised(
@@ -408,13 +408,18 @@ def randomised(
 
 def bias(
     measured: pd.DataFrame,
-    controls: str = TWINS,
     every: int = EVERY,
     arm: str = ONCE,
     twins: str = TWINS,
     earliest: int = EARLIEST,
+    controls: str | None = None,
 ) -> pd.DataFrame:
     """How far :func:`over_cohorts` lies above :func:`randomised`, passages and checkpoints being the same.
+
+    Parameters
+    ----------
+    measured, every, arm, twins, earliest : as for these.
+    controls : the arm of the never exposed that the cohorts are compared with; None is that of the twins.
 
     Returns
     -------
@@ -425,9 +430,9 @@ def bias(
     True
     """
     t = _trajectories(measured)
-    lines = _followed(t, arm, earliest)
+    lines = _in_files(t, _followed(t, arm, earliest), every)
     design = _bins(lines, every)
-    cohorts, chance = _Term("both", controls, pooled=True), _Term("twins", twins)
+    cohorts, chance = _Term("both", controls or twins, pooled=True), _Term("twins", twins)
     table = _told_bins(lines, every, _fit(t, lines, design, cohorts, chance._replace(sign=-1)))
     return table.assign(first=_means(design, _differences(t, lines, chance)[1])[0])
 
@@ -795,6 +800,13 @@ def _followed(t: _Trajectories, arm: str | None, earliest: int) -> _Lines:
         wanted = f"passages{f' of {arm}' if arm else ''} exposed after step {earliest} and up to step {t.steps[-1]}"
         raise ValueError(f"{wanted} are needed; of {len(who)} there are none")
     return _Lines(passage, step, base[passage], t.steps[step] - t.exposure[passage])
+
+
+def _in_files(t: _Trajectories, lines: _Lines, every: int) -> _Lines:
+    """Those in bins of time since exposure whose passages come from two files or more; all, if there are none."""
+    bins = lines.since // every
+    files = pd.Series(t.file[lines.passage]).groupby(bins).transform("nunique").to_numpy()
+    return _only(lines, files >= 2) if (files >= 2).any() else lines
 
 
 def _only(lines: _Lines, kept: np.ndarray) -> _Lines:
