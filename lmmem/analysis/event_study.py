@@ -855,8 +855,8 @@ def _means(design: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _sums(code: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
     """(n, q): the sums of the lines (L, q) of each code."""
-    lines = np.arange(len(code))
-    return sparse.csr_array((np.ones(len(code)), (code, lines)), shape=(n, len(code))) @ values
+    each = np.arange(len(code) + 1)  # a column a line, with one 1 in it
+    return sparse.csc_array((np.ones(len(code)), code, each), shape=(n, len(code))) @ values
 
 
 def _centred(t: _Trajectories, values: np.ndarray, twins: str, pooled: bool = False) -> np.ndarray:

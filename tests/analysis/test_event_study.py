@@ -253,7 +253,7 @@ def test_shape_needs_files_and_bins():
     with pytest.raises(ValueError, match="need 4 bins and 10 files; got 8 bins, 6 files"):
         event_study.decay_shape(table.assign(file=table["index"] % 6))
     with pytest.raises(ValueError, match="got 3 bins"):
-        event_study.decay_shape(table, every=140)
+        event_study.decay_shape(table, every=180)
 
 
 # Early and late, at the end.
@@ -459,7 +459,7 @@ def test_intervals_at_the_end_hold_the_truth_as_often_as_they_say():
 @pytest.mark.parametrize("slope", [0.0, 0.5])
 def test_rank_correlation_holds_the_truth_as_often_as_it_says(slope):
     rng = np.random.default_rng(2030)
-    n, share = 200, 1 / (np.arange(60) + 5)
+    n, share = 100, 1 / (np.arange(60) + 5)
     wanted = 6 / np.pi * np.arcsin(slope / np.sqrt(slope**2 + 1) / 2)  # of two Gaussian ranks
     one = {"index": np.arange(n), "arm": "spread 1", "presentations": 1, "block": 0, "step": 1_500}
     hits = []
