@@ -154,7 +154,7 @@ def test_cohorts_are_those_of_the_textbook_loop():
         for t in steps[steps >= g]:
             att = (wide.loc[members, t] - wide.loc[members, g - EVERY]).mean() - (never[t] - never[g - EVERY])
             found.setdefault(t - g, []).append((att, len(members)))
-    wanted = [np.average(*np.transpose(found[lag])[:1], weights=np.transpose(found[lag])[1]) for lag in sorted(found)]
+    wanted = [sum(att * n for att, n in found[lag]) / sum(n for _, n in found[lag]) for lag in sorted(found)]
     np.testing.assert_allclose(event_study.over_cohorts(table).estimate, wanted)
 
 
