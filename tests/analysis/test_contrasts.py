@@ -66,15 +66,17 @@ def test_sequences_of_a_group_are_followed_with_those_they_are_compared_with():
     pd.testing.assert_frame_equal(contrasts.over_twins(followed), compared)
 
 
-@pytest.mark.parametrize("blocks", [1, 0])
-def test_arm_with_too_few_pairs_is_named_with_their_number(blocks):
+def test_arm_with_too_few_pairs_is_named_with_their_number():
     table = measured({"spread 0": 0.0, "spread 1": 1.0, "spread 16": 5.0})
-    few = table[(table.presentations != 16) | (table.block < blocks)]
-    if not blocks:
-        few = table[(table.presentations > 0) | (table.block < 0)]
-        few = pd.concat([few, table[table.presentations == 0].assign(block=-1)])
-    number = "16" if blocks else "1"
-    with pytest.raises(ValueError, match=f"group spread, presentations {number}: {blocks} blocks with a twin, and an"):
+    few = table[(table.presentations != 16) | (table.block < 1)]
+    with pytest.raises(ValueError, match="group spread, presentations 16: 1 sequences with twins, and an interval"):
+        contrasts.over_twins(few)
+
+
+def test_sequence_without_a_twin_in_its_block_is_refused():
+    table = measured({"spread 0": 0.0, "spread 1": 1.0})
+    few = table[(table.presentations > 0) | (table.block > 0)]
+    with pytest.raises(ValueError, match="1 sequences of spread 1 have no unexposed twin in their block"):
         contrasts.over_twins(few)
 
 

@@ -287,6 +287,15 @@ def test_values_of_a_column_are_compared_apart():
     np.testing.assert_allclose(found[found.step == 120].estimate, alone.estimate)
 
 
+def test_one_of_many_arms_without_an_effect_is_taken_for_one_at_the_level():
+    """Five arms, each with an interval of its own that one in twenty misses: the verdict allows for all five."""
+    arms = dict.fromkeys(["spread_1", "spread_2", "spread_4", "spread_8", "spread_16"], 0.0)
+    said = [chance.compare_arms(passages(seed, **arms), "bits", permutations=199, seed=seed) for seed in range(150)]
+    some = [(one.verdict[:5] != "not established").any() for one in said]
+    assert np.mean(some) <= 0.05 + error(0.05, 150)
+    assert np.mean([one.low[:5].gt(0).any() or one.high[:5].lt(0).any() for one in said]) > 0.12
+
+
 @pytest.mark.slow
 def test_rows_that_must_be_null_are():
     """A/A and elsewhere reject at their level, over experiments whose exposed arm has an effect."""
