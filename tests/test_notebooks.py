@@ -22,8 +22,14 @@ def code_cells(page: Path):
     return [cell for cell in jupytext.read(page).cells if cell.cell_type == "code"]
 
 
-def test_the_four_sections_are_there():
-    assert [page.stem for page in SECTIONS] == ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
+def test_the_sections_are_there():
+    assert [page.stem for page in SECTIONS] == [
+        "01_repetition",
+        "02_complexity",
+        "03_perturbation",
+        "04_temperature",
+        "05_dynamics",
+    ]
 
 
 @each_page

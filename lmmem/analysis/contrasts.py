@@ -181,7 +181,7 @@ def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, se
 
 def followed_arms(sequences: pd.DataFrame) -> pd.DataFrame:
     """Those that are worth following over training: met once or never, or within a part of training that ends."""
-    once = (sequences.presentations <= 1) & (sequences.group != "elsewhere")
+    once = sequences.presentations <= 1
     return sequences[once | sequences.group.isin(["q1", "q2", "q3", "q4"])].reset_index(drop=True)
 
 

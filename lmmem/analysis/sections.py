@@ -300,21 +300,22 @@ def decay(measured: pd.DataFrame, shared: Shared, seed: int = 0) -> Numbers:
     }
 
 
-def estimators(measured: pd.DataFrame, shared: Shared) -> Numbers:
+def estimators(measured: pd.DataFrame, shared: Shared, controls: str) -> Numbers:
     """Difference in differences over cohorts beside the randomised estimate: rule 5.
 
     Parameters
     ----------
-    As for :func:`once`.
+    measured, shared : as for :func:`once`.
+    controls : the arm that cohorts are compared with.
 
     Returns
     -------
     cohorts, randomised : first bits by either. bias : of the first. right, biased, bins : times since exposure at
     which the interval of the difference lies within a tenth of the first bits, at which it excludes 0, and all.
     """
-    found = event_study.bias(measured, **shared)
+    found = event_study.bias(measured, **shared, controls=controls)
     margin = TENTH * found["first"].iloc[0]
-    cohorts = event_study.over_cohorts(measured, **shared)
+    cohorts = event_study.over_cohorts(measured, **shared | {"twins": controls})
     chance = event_study.randomised(measured, **shared)
     lag = found.lag[0]
     return {

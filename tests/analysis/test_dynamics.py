@@ -1,0 +1,119 @@
+"""What the page on dynamics tells, on simulated training runs whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmmem.analysis import contrasts, event_study, sections
+from lmmem.analysis.prose import tell_if
+
+SHARED = {"arm": "spread 1", "twins": "spread 0", "every": 60, "earliest": 120}
+ARMS = {"spread 0": 8, "spread 1": 8, "spread 16": 2, "fuzzy 16": 2, "elsewhere 0": 4}
+
+
+def run(effect=event_study.faded, tokens: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """A training run: a fading effect in bits, and kl-LD about 59 that exposure lowers for 60 steps by some tokens."""
+    table = event_study.simulated(effect, ARMS, blocks=32, last=1500, seed=seed)
+    since = table.step - table.exposure_step
+    exposed = (table.presentations > 0) & (since >= 0) & (since < 60)
+    distance = 59 - tokens * exposed + np.random.default_rng(seed).normal(0, 2, len(table))
+    table = table.assign(kl_ld=distance.round().clip(0, 64), group=table.arm.str.split().str[0])
+    return table.assign(memorised=table.kl_ld == 0)
+
+
+def at_end(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table.step == table.step.max()]
+
+
+def test_once_finds_what_a_single_exposure_leaves():
+    found = sections.once(run(tokens=3.0), SHARED)
+    assert found["bits"].low < 80 * 0.5 ** (29 / 120) < found["bits"].high
+    assert found["leaves"].startswith("an interval above 0")
+    assert found["kl"].low < 3 < found["kl"].high
+    assert found["noticed"] == "kl-LD notices"
+    assert int(found["lasts"].split()[1]) > 300
+    assert found["bits_last"].low > 0
+    assert found["end_kl"].low < 0 < found["end_kl"].high
+
+
+def test_once_finds_nothing_where_nothing_is():
+    found = sections.once(run(lambda since: 0 * since), SHARED)
+    assert found["bits"].low < 0 < found["bits"].high
+    assert "not established" in found["leaves"]
+    assert found["noticed"] == "kl-LD does not notice: its 90 % interval lies within 1 token"
+    assert found["lasts"] == "at no checkpoint"
+
+
+def test_decay_finds_half_life_and_a_power_law():
+    found = sections.decay(run(lambda since: 90 * (1 + since / 40) ** -0.8), SHARED)
+    low, high = (float(word) for word in found["half"].split("interval ")[1].rstrip(")").split(" to "))
+    assert low < 124 < high  # half of the bits that are there 29 steps after exposure, on average, are left
+    assert found["difference"].low > 0
+    assert found["shape"].endswith("the decay is not exponential")
+    assert found["first_slope"].low < 0 < found["first_slope"].high
+
+
+def test_estimators_agree_where_trends_are_alike_and_are_told_apart_where_not():
+    table = run()
+    found = sections.estimators(table, SHARED, "elsewhere 0")
+    assert found["bias"].low < 0 < found["bias"].high
+    assert found["biased"] <= 0.2 * found["bins"]
+    trend = np.where(table.arm == "elsewhere 0", 0.02 * table.step, 0)
+    apart = sections.estimators(table.assign(cross_entropy=table.cross_entropy - trend), SHARED, "elsewhere 0")
+    assert apart["biased"] > 0.5 * apart["bins"]
+
+
+def test_passages_are_followed_from_after_their_last_presentation_and_twins_over_the_same_steps():
+    table = run()
+    found = contrasts.after_last(table, ["spread 1"], "spread 0", least=4)
+    exposed, twins = (found[name].groupby("index").step.agg(["min", "size"]) for name in ("exposed", "unexposed"))
+    assert sorted(exposed["size"]) == sorted(twins["size"])
+    assert exposed["size"].min() >= 4
+    last = table.drop_duplicates("index").set_index("index").last_step
+    assert ((exposed["min"] >= last[exposed.index]) & (exposed["min"] - 60 < last[exposed.index])).all()
+    assert not set(exposed.index) & set(twins.index)
+    with pytest.raises(ValueError, match="0 passages of spread 1 are followed for 99 checkpoints or more"):
+        contrasts.after_last(table, ["spread 1"], "spread 0", least=99)
+
+
+def test_uncovering_tells_recovery_from_fluctuation():
+    still = contrasts.after_last(run(), ["spread 1"], "spread 0", least=8)
+    found = sections.uncovering(still)
+    assert (found["observed"], found["backwards"].split()[0], found["never"].split()[0]) == (0, "0", "0")
+    assert found["verdict"] == "not more than chance"
+    assert "pass for fluctuating about a level" in found["exposed"]
+    back = still["exposed"].copy()
+    latest = back.groupby("index").step.transform("max") == back.step
+    back.loc[latest, "kl_ld"] = 0  # recited at the end, and not before
+    some = back["index"].isin(back["index"].unique()[:40])
+    found = sections.uncovering(still | {"exposed": back.assign(kl_ld=back.kl_ld.where(some, 59))})
+    assert found["observed"] == 40
+    assert found["verdict"] == "more than chance"
+
+
+def test_fluctuations_are_told_of_the_exposed_beside_the_unexposed():
+    table = contrasts.fluctuations(contrasts.after_last(run(), ["spread 1"], "spread 0", least=8), "kl_ld", 5)
+    assert [name.split()[0] for name in table] == ["exposed", "unexposed"]
+    assert "variance ratio over 4 checkpoints" in table.index
+    assert not (table == "").any(axis=None)
+
+
+def test_recency_and_number_are_told_apart_and_fuzzy_copies_are_worth_what_they_leave():
+    table = at_end(run(lambda since: 40 + 0 * since))
+    found = sections.recency(table, "spread 1", "spread 0")
+    assert found["presentations"].low > 0
+    assert found["palimpsest"].low < 0 < found["palimpsest"].high
+    assert sections.fuzzy(table, "spread 0")["worth"].low < 1 < sections.fuzzy(table, "spread 0")["worth"].high
+
+
+def test_what_the_data_cannot_answer_is_said():
+    said = tell_if("Half-life {half}.", sections.decay, run()[lambda t: t.arm != "spread 1"], SHARED)
+    assert said.startswith("Not answered here: passages of spread 1 exposed after step 120")
+
+
+def test_what_is_followed_is_met_once_or_never_or_in_a_part_of_training():
+    sequences = pd.DataFrame({"group": ["spread", "spread", "spread", "q2", "fuzzy", "elsewhere", "row"]})
+    sequences["presentations"] = [0, 1, 2, 64, 16, 0, 1]
+    assert contrasts.followed_arms(sequences).group.tolist() == ["spread", "spread", "q2", "elsewhere", "row"]
