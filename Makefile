@@ -17,7 +17,7 @@ PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
-.PHONY: help book test lab bench lint clean
+.PHONY: help book test lab bench lint replicates clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -50,6 +50,9 @@ lint: $(VENV)/.installed-lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lmmem
+
+replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: about an hour
+	$(BIN)/python -m lmmem.experiments.replicates
 
 clean:  ## remove what was built; the trained model and measured tables stay in the cache
 	rm -rf _build $(PAGES) book/.*.part.ipynb

@@ -33,7 +33,7 @@ USES = {
     "pocket": {"protocol", "storage", "measures", "inference"},
     "models": {"protocol", "storage", "pocket"},
     "corpora": {"protocol", "storage", "pocket", "models"},
-    "experiments": {"protocol", "storage", "measures", "inference", "sweep", "models", "corpora"},
+    "experiments": {"protocol", "storage", "measures", "inference", "sweep", "pocket", "models", "corpora"},
     "__main__": {"", "storage", "experiments"},
 }
 WITHOUT_TORCH = ["storage", "measures", "analysis", "sweep", "corpora", "models"]

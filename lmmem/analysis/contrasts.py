@@ -20,7 +20,6 @@ __all__ = [
     "by_arm",
     "by_method",
     "fluctuations",
-    "followed_arms",
     "gains",
     "halved",
     "over_twins",
@@ -177,12 +176,6 @@ def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, se
     """
     lines = [(m, *fit(arm[x], arm[y], seed)) for m, arm in table.groupby("presentations")]
     return pd.DataFrame(lines, columns=["presentations", *Interval._fields])
-
-
-def followed_arms(sequences: pd.DataFrame) -> pd.DataFrame:
-    """Those that are worth following over training: met once or never, or within a part of training that ends."""
-    once = sequences.presentations <= 1
-    return sequences[once | sequences.group.isin(["q1", "q2", "q3", "q4"])].reset_index(drop=True)
 
 
 def after_last(

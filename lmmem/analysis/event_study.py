@@ -17,7 +17,7 @@ Degrees of freedom are the effective number of clusters less 1 (Carter, Schnepel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ __all__ = [
     "bias",
     "bits",
     "by_lag",
+    "by_organism",
     "by_presentations",
     "by_quartile",
     "decay_shape",
@@ -184,6 +185,25 @@ def by_lag(
     t = _trajectories(measured)
     lines = _in_files(t, _followed(t, arm, earliest), every)
     return _told_bins(lines, every, _fit(t, lines, _bins(lines, every), _Term(value, twins)), level)
+
+
+def by_organism(runs: pd.DataFrame, value: str = "both", **shared: Any) -> pd.DataFrame:
+    """:func:`by_lag` of each organism.
+
+    Parameters
+    ----------
+    runs : `measured` of several, told apart by a column organism; passages that are not followed are left out.
+    value, shared : as for :func:`by_lag`.
+
+    Returns
+    -------
+    Its columns, and organism.
+    """
+    found = []
+    for name, measured in runs.groupby("organism", sort=False):
+        followed = measured.groupby("index").step.transform("nunique") == measured.step.nunique()
+        found.append(by_lag(measured[followed], value, **shared).assign(organism=name))
+    return pd.concat(found, ignore_index=True)
 
 
 def half_life(

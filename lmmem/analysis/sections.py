@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmmem.analysis import event_study, stationarity
+from lmmem.analysis import event_study, randomisation, stationarity
 from lmmem.analysis.contrasts import over_twins, told_arms, told_from, told_side
 from lmmem.analysis.statistics import (
     LEVEL,
@@ -34,6 +34,7 @@ __all__ = [
     "fading",
     "fuzzy",
     "once",
+    "organisms",
     "perturbation",
     "recency",
     "repetition",
@@ -241,14 +242,15 @@ def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
     Returns
     -------
     bits, kl : at the first checkpoint after exposure, beyond twins and beyond before. leaves, noticed : what the
-    rules say of these. lasts : steps since exposure up to which the interval of bits stays above 0; bits_last :
-    the last bits of these. end, end_kl : bits and tokens beyond twins at the last step, all exposures together.
+    rules say of these. lasts, kl_lasts : steps since exposure up to which the interval of bits, and that of kl-LD,
+    stays above 0; bits_last : the last bits of these. end, end_kl : bits and tokens beyond twins at the last step,
+    all exposures together.
     """
     arm, twins = shared["arm"], shared["twins"]
     bits, kl = (event_study.by_lag(measured, value, **shared) for value in ("both", "kl_ahead"))
     narrow = event_study.by_lag(measured, "kl_ahead", **shared, level=0.9).iloc[0]
     first, first_kl = (interval(table, lag=table.lag[0]) for table in (bits, kl))
-    held = int((bits.low > 0).cumprod().sum())
+    held, held_kl = (int((table.low > 0).cumprod().sum()) for table in (bits, kl))
     if narrow.low > -MARGIN and narrow.high < MARGIN:
         noticed = f"kl-LD does not notice: its 90 % interval lies within {MARGIN:g} token"
     else:
@@ -262,6 +264,7 @@ def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
         "leaves": told_side(first, "one exposure leaves information"),
         "noticed": noticed,
         "lasts": f"for {bits.since[held - 1]:.0f} steps" if held else "at no checkpoint",
+        "kl_lasts": f"for {kl.since[held_kl - 1]:.0f} steps" if held_kl else "at no checkpoint",
         "bits_last": interval(bits, lag=bits.lag[max(held - 1, 0)]),
         "end": last,
         "end_kl": interval(end_kl, arm=arm),
@@ -392,3 +395,34 @@ def recency(end: pd.DataFrame, arm: str, twins: str, seed: int = 0) -> Numbers:
 def fuzzy(end: pd.DataFrame, twins: str) -> Numbers:
     """What presentations with replaced tokens are worth: rule 9, `worth`, as a share of as many exact ones."""
     return {"worth": event_study.worth(end, twins=twins)}
+
+
+def organisms(runs: pd.DataFrame) -> Numbers:
+    """What one exposure leaves, over organisms as the units.
+
+    Parameters
+    ----------
+    runs : as for :func:`lmmem.analysis.event_study.by_organism`.
+
+    Returns
+    -------
+    bits, kl : at the first checkpoint after exposure, mean over organisms with a t-interval. spread : standard
+    deviation of the first bits over organisms. halves : half-lives, least to most. organisms : their number.
+
+    Raises
+    ------
+    ValueError : fewer than two organisms.
+    """
+    if runs.empty or runs.organism.nunique() < 2:
+        number = 0 if runs.empty else runs.organism.nunique()
+        raise ValueError(f"an interval over organisms needs two that were measured, got {number}: make replicates")
+    bits, kl = (event_study.by_organism(runs, value).drop_duplicates("organism") for value in ("both", "kl_ahead"))
+    followed = runs.groupby("index").step.transform("nunique") == runs.step.nunique()
+    halves = [event_study.half_life(run).estimate[0] for _, run in runs[followed].groupby("organism")]
+    return {
+        "bits": randomisation.cluster_mean(bits.estimate, bits.organism),
+        "kl": randomisation.cluster_mean(kl.estimate, kl.organism),
+        "spread": float(bits.estimate.std()),
+        "halves": f"{min(halves):.0f} to {max(halves):.0f}",
+        "organisms": runs.organism.nunique(),
+    }

@@ -281,6 +281,11 @@ class Study:
             steps = np.asarray(self.corpus.exposure_step(exposed["index"].to_numpy()))
         return int(steps.min()), int(steps.max())
 
+    def followed(self, sequences: pd.DataFrame) -> pd.DataFrame:
+        """Those that are worth following over training: met once or never, or within a part of it that ends."""
+        partly = sequences.group.isin(["q1", "q2", "q3", "q4"])
+        return sequences[(sequences.presentations <= 1) | partly].reset_index(drop=True)
+
     def steps_around(self, sequences: pd.DataFrame, every: int = 2) -> list[int]:
         """Steps at which to follow sequences, the study's among them.
 

@@ -26,10 +26,20 @@ from lmmem.pocket import design, text
 from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
 from lmmem.pocket.training import TERMS, fit, folder_name, missing_checkpoints
 from lmmem.protocol import split
-from lmmem.storage.files import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of
+from lmmem.storage.files import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of, write_whole
 from lmmem.storage.provenance import environment
 
-__all__ = ["checkpoint_folder", "data_folder", "lock", "organism_folder", "reference_losses", "tokenizer_of", "train"]
+__all__ = [
+    "checkpoint_folder",
+    "data_folder",
+    "lock",
+    "organism_folder",
+    "passage_key",
+    "reference_losses",
+    "tokenizer_of",
+    "train",
+    "write_reference_losses",
+]
 
 # Losses that are known beforehand, so that nobody has to train the reference for the text that is usual.
 REFERENCE_LOSSES = Path(__file__).parents[2] / "results" / "reference_losses.parquet"
@@ -121,6 +131,25 @@ def reference_losses(name: str, rows: np.ndarray) -> np.ndarray:
     """
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder(name, RECIPES[name].steps)).eval()
     return cross_entropy(model, *split(rows.astype(np.int64))).round(2)
+
+
+def write_reference_losses(path: Path = REFERENCE_LOSSES) -> Path:
+    """Write down the losses of all references on the passages of the text that is installed, in the place of others.
+
+    Returns
+    -------
+    The file: columns organism, passage (:func:`passage_key`), loss (nats per token).
+    """
+    lines = []
+    for name in sorted({recipe.reference for recipe in RECIPES.values() if recipe.reference}):
+        folder = data_folder(name)
+        index = pd.read_parquet(folder / "canaries.parquet")["index"]
+        rows = np.load(folder / "rows.npy")[index]
+        keys = [passage_key(row) for row in rows]
+        lines.append(pd.DataFrame({"organism": name, "passage": keys, "loss": reference_losses(name, rows)}))
+    with write_whole(path) as part:
+        pd.concat(lines).to_parquet(part, index=False)
+    return path
 
 
 def passage_key(row: np.ndarray) -> str:

@@ -113,7 +113,19 @@ def test_what_the_data_cannot_answer_is_said():
     assert said.startswith("Not answered here: passages of spread 1 exposed after step 120")
 
 
-def test_what_is_followed_is_met_once_or_never_or_in_a_part_of_training():
-    sequences = pd.DataFrame({"group": ["spread", "spread", "spread", "q2", "fuzzy", "elsewhere", "row"]})
-    sequences["presentations"] = [0, 1, 2, 64, 16, 0, 1]
-    assert contrasts.followed_arms(sequences).group.tolist() == ["spread", "spread", "q2", "elsewhere", "row"]
+def test_organisms_are_the_units_of_what_is_said_of_all_of_them():
+    runs = pd.concat(
+        [
+            run(seed=seed).assign(organism=f"o{seed}", index=lambda t, s=seed: t["index"] + 10_000 * s)
+            for seed in (1, 2, 3)
+        ]
+    )
+    found = sections.organisms(runs)
+    each = event_study.by_organism(runs)
+    assert each.groupby("organism", sort=False).estimate.first().mean() == pytest.approx(found["bits"].estimate)
+    assert (found["bits"].n, found["organisms"]) == (3, 3)
+    assert found["bits"].low < 80 * 0.5 ** (29 / 120) < found["bits"].high
+    low, high = (float(number) for number in found["halves"].split(" to "))
+    assert 110 < low < high < 190
+    with pytest.raises(ValueError, match="needs two that were measured, got 1: make replicates"):
+        sections.organisms(runs[runs.organism == "o1"])

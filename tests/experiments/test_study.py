@@ -257,3 +257,9 @@ def test_training_data_that_are_not_known_say_what_to_give(someone, tmp_path):
 def test_corpus_can_be_given_as_it_is(mini_corpus, someone):
     corpus = dataclasses.replace(mini_corpus, canaries=None, presented=None)
     assert lmmem.Study(someone[0], 60, data=corpus).corpus is corpus
+
+
+def test_what_is_followed_is_met_once_or_never_or_in_a_part_of_training(study):
+    table = pd.DataFrame({"group": ["spread", "spread", "spread", "q2", "fuzzy", "elsewhere", "row"]})
+    table["presentations"] = [0, 1, 2, 64, 16, 0, 1]
+    assert study.followed(table).group.tolist() == ["spread", "spread", "q2", "elsewhere", "row"]

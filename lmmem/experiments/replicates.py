@@ -1,0 +1,99 @@
+"""The same experiment in other organisms: ``python -m lmmem.experiments.replicates`` measures, the pages show.
+
+Chance drawn anew, other sizes. They are not trained while the book is built: what was measured of them lies in
+results/organisms/, a file each. Knows nothing of what is concluded from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from lmmem.experiments.study import Study
+from lmmem.pocket.organisms import write_reference_losses
+from lmmem.pocket.recipe import RECIPES
+from lmmem.storage import tables
+
+__all__ = ["NAMES", "SEEDS", "measure", "measured"]
+
+FOLDER = Path(__file__).parents[2] / "results" / "organisms"
+SEEDS = ("pocket", *(f"pocket-seed{seed}" for seed in range(1, 5)))  # one design, five times by chance
+SIZES = ("pocket-small", "pocket-large")
+NAMES = (*SEEDS, *SIZES)
+KEPT = {
+    **{"canary": "int16", "arm": "str", "group": "str", "presentations": "int16", "block": "int16", "file": "str"},
+    **{"z_complexity": "float32", "exposure_step": "Int16", "last_step": "Int16", "step": "int16"},
+    **{"cross_entropy": "float32", "kl_ld": "int8"},
+}
+PASSAGES = 1_000_000  # more than any organism has: tells passages of different organisms apart
+
+
+def measure(name: str, folder: Path = FOLDER) -> Path:
+    """Train an organism if need be, measure it as the page on dynamics does, and keep what was found.
+
+    Parameters
+    ----------
+    name : of the organism.
+    folder : where its file is written.
+
+    Returns
+    -------
+    The file: a line for each passage and checkpoint, and for passages that are not followed for the last step;
+    columns canary (the same passage in all organisms of one text), arm, group, presentations, block, file,
+    z_complexity, exposure_step, last_step, step, cross_entropy (nats per token), kl_ld (tokens); and its record.
+    """
+    study = Study(name)
+    sequences = study.sequences()
+    over_time = study.followed(sequences)
+    history = study.greedy(over_time, steps=study.steps)
+    rest = study.greedy(sequences[~sequences["index"].isin(over_time["index"])])
+    found = pd.concat([history, rest]).sort_values(["canary", "step"])[list(KEPT)].astype(KEPT)
+    path = folder / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tables.save(found, path, {"organism": name, "recipe": RECIPES[name].key, "provenance": study.provenance()})
+    return path
+
+
+def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFrame:
+    """What was measured of organisms: as :func:`measure` keeps it, one after another.
+
+    Returns
+    -------
+    Its columns, and organism, passage (as canary), index (which tells passages of different organisms apart) and
+    block (the same). No lines, if nothing was measured.
+
+    Raises
+    ------
+    DamagedError : a file is not what was written.
+    """
+    found = []
+    for number, name in enumerate(names):
+        if (folder / f"{name}.parquet").exists():
+            table, _ = tables.load(folder / f"{name}.parquet")
+            index, block = number * PASSAGES + table.canary.astype(int), number * 1_000 + table.block.astype(int)
+            found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*KEPT, "organism", "index"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the organisms named on the command line, all by default, and say how long each took."""
+    parser = argparse.ArgumentParser(description="Train and measure organisms into results/: about ten minutes each.")
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="name", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.names if name not in RECIPES]:
+        parser.error(f"there is no organism {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    if chosen.folder == FOLDER:
+        print(f"lmmem: losses of the references are in {write_reference_losses()}", file=sys.stderr)
+    for name in chosen.names:
+        start = time.monotonic()
+        path = measure(name, chosen.folder)
+        print(f"{path} ({path.stat().st_size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
+
+
+if __name__ == "__main__":
+    main()

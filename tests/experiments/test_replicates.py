@@ -1,0 +1,87 @@
+"""Organisms measured into results/, on the small one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmmem
+from lmmem.experiments import replicates
+from lmmem.pocket import organisms
+from lmmem.pocket.recipe import RECIPES
+from lmmem.storage import tables
+from lmmem.storage.files import DamagedError
+
+NAME = "pocket-mini"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, mini) -> Path:
+    folder = tmp_path_factory.mktemp("organisms")
+    replicates.main([NAME, "--folder", str(folder)])
+    return folder
+
+
+def test_what_is_kept_is_what_the_study_measures(folder):
+    study = lmmem.Study(NAME)
+    kept = replicates.measured((NAME,), folder)
+    assert kept.groupby("step").size().drop(120).nunique() == 1
+    assert (kept.step == 120).sum() == len(study.sequences())
+    last = study.greedy(study.sequences()).set_index("canary")
+    ours = kept[kept.step == 120].set_index("passage").sort_index()
+    np.testing.assert_array_equal(ours.kl_ld, last.kl_ld[ours.index])
+    np.testing.assert_allclose(ours.cross_entropy, last.cross_entropy[ours.index], rtol=1e-6)
+    assert ours.arm.tolist() == last.arm[ours.index].tolist()
+    early = study.greedy(study.followed(study.sequences()), steps=[6]).set_index("canary")
+    ours = kept[kept.step == 6].set_index("passage")
+    np.testing.assert_array_equal(ours.kl_ld, early.kl_ld[ours.index])
+
+
+def test_passages_of_different_organisms_are_told_apart(folder, tmp_path):
+    for name in ("one", "another"):
+        (tmp_path / f"{name}.parquet").write_bytes((folder / f"{NAME}.parquet").read_bytes())
+    found = replicates.measured(("one", "missing", "another"), tmp_path)
+    assert found.organism.unique().tolist() == ["one", "another"]
+    assert not found.duplicated(["index", "step"]).any()
+    assert found.groupby("organism").passage.nunique().nunique() == 1
+    assert not set(found.block[found.organism == "one"]) & set(found.block[found.organism == "another"])
+    assert replicates.measured(("missing",), tmp_path).empty
+
+
+def test_file_says_what_was_measured_and_damage_is_refused(folder, tmp_path):
+    _, record = tables.load(folder / f"{NAME}.parquet")
+    assert record["recipe"] == RECIPES[NAME].key
+    assert record["provenance"].startswith("model pocket-mini, step 120 (and 20 others), seed 0, float32")
+    data = bytearray((folder / f"{NAME}.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / f"{NAME}.parquet").write_bytes(data)
+    with pytest.raises(DamagedError, match=NAME):
+        replicates.measured((NAME,), tmp_path)
+
+
+def test_unknown_organism_is_refused_before_anything_is_trained(capsys):
+    with pytest.raises(SystemExit):
+        replicates.main(["pocket", "pocket-seed9"])
+    assert "there is no organism pocket-seed9; there are pocket, " in capsys.readouterr().err
+
+
+def test_committed_files_are_of_the_recipes_and_small():
+    files = sorted(replicates.FOLDER.glob("*.parquet"))
+    for file in files:
+        _, record = tables.load(file)
+        assert record["recipe"] == RECIPES[file.stem].key
+    assert sum(file.stat().st_size for file in files) < 3e6
+
+
+@pytest.mark.slow
+def test_losses_of_the_reference_are_those_that_are_committed(mini_corpus):
+    canaries = mini_corpus.canaries
+    rows = mini_corpus[canaries["index"].to_numpy()]
+    again = organisms.reference_losses(RECIPES[NAME].reference, rows)
+    np.testing.assert_allclose(again, canaries.reference_loss, atol=0.1)  # another machine, or number of threads
+    assert np.corrcoef(again, canaries.reference_loss)[0, 1] > 0.99
+    lines = pd.read_parquet(organisms.REFERENCE_LOSSES)
+    assert set(lines.organism) == {recipe.reference for recipe in RECIPES.values() if recipe.reference}
