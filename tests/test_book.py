@@ -16,8 +16,8 @@ import yaml
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature"]
-PAGES = [*SECTIONS, "costs", "scaling"]
+SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature", "05_dynamics"]
+PAGES = [*SECTIONS, "costs", "intro", "scaling"]
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "decay",
     "estimators",
     "fading",
+    "front",
     "fuzzy",
     "once",
     "organisms",
@@ -425,4 +426,15 @@ def organisms(runs: pd.DataFrame) -> Numbers:
         "spread": float(bits.estimate.std()),
         "halves": f"{min(halves):.0f} to {max(halves):.0f}",
         "organisms": runs.organism.nunique(),
+    }
+
+
+def front(measured: pd.DataFrame, shared: Shared) -> Numbers:
+    """What the book opens with: of :func:`once`, bits, kl, lasts and kl_lasts; half-life, and which lasts longer."""
+    found = once(measured, shared)
+    both, kl = (event_study.by_lag(measured, value, **shared) for value in ("both", "kl_ahead"))
+    longer = int((both.low > 0).cumprod().sum()) > int((kl.low > 0).cumprod().sum())
+    return {name: found[name] for name in ("bits", "kl", "lasts", "kl_lasts")} | {
+        "half": event_study.half_life(measured, **shared).told[0],
+        "longer": "recognised for longer than it is recalled" if longer else "recalled as long as it is recognised",
     }
