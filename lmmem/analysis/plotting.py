@@ -12,7 +12,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-__all__ = ["add_relative_axis", "mark_of", "plot_curve", "plot_design", "plot_facets", "plot_points", "set_style"]
+__all__ = [
+    "add_relative_axis",
+    "mark_of",
+    "plot_curve",
+    "plot_design",
+    "plot_facets",
+    "plot_points",
+    "plot_small_multiples",
+    "set_style",
+]
 
 DODGE = 0.12  # between points of different hues that stand at one x
 # One meaning a mark, in the whole book. A colour is a number of presentations, from grey for none; a
@@ -189,6 +198,27 @@ def plot_points(
     return sns.scatterplot(
         table, x=x, y=y, hue=hue, hue_order=list(order) or None, palette=palette, s=22, linewidth=0, alpha=0.7, ax=ax
     )
+
+
+def plot_small_multiples(table: pd.DataFrame, x: str, y: str, facet: str) -> list[Axes]:
+    """One dot a sequence, in a panel for each value of a column.
+
+    Parameters
+    ----------
+    table : tidy; x, y, facet : column names.
+
+    Returns
+    -------
+    The axes, in the order of the values.
+    """
+    parts = list(table.groupby(facet, sort=True))
+    figure, axes = plt.subplots(1, len(parts), figsize=(9.5, 2.8), sharex=True, sharey=True, squeeze=False)
+    for ax, (name, part) in zip(axes[0], parts, strict=True):
+        plot_points(part.assign(**{facet: name}), x, y, hue=facet, order=[name], ax=ax)
+        ax.get_legend().remove()
+        ax.set(title=str(name), ylabel="")
+    figure.tight_layout()
+    return list(axes[0])
 
 
 def plot_design(presented: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

@@ -17,11 +17,13 @@ from lmmem.analysis.statistics import (
     Interval,
     bootstrap,
     compare_curves,
+    fit_excess,
     fit_interaction,
     fit_linear,
     fit_log_linear,
     fit_logistic,
     gain_over_twins,
+    half_point,
     interval,
     mean_by,
     value,
@@ -59,7 +61,8 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
 
     Returns
     -------
-    trace, recalled : from how many presentations on the loss is lower, and half are recited.
+    trace, recalled : from how many presentations on the loss is lower, and half are recited; half : the same of
+    recall by a logistic curve, with its interval.
     once : by how much the loss is lower, nats per token, after the fewest presentations, `fewest`.
     slope, odds, loss, natural_slope, natural_odds : per doubling. best, worse : which of three curves fits
     the kl-LD best, and how far above it in AIC the log-linear one stands. n, n_exposed, n_natural.
@@ -68,6 +71,8 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     x = exposed.presentations
     ahead = over_twins(doses.assign(ahead=-doses.cross_entropy), "ahead", ["presentations"], seed=seed)
     recall = mean_by(doses, "presentations", "memorised", seed)
+    told = exposed.memorised.mean()
+    half = f"from {half_point(x, exposed.memorised, seed):.1f} presentations on" if 0 < told < 1 else "in no arm"
     curves = compare_curves(x, exposed.kl_ld, top)
     return {
         "trace": told_from(ahead.presentations, ahead.low > 0),
@@ -75,6 +80,7 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
         "fewest": int(ahead.presentations.min()),
         "once": interval(ahead, presentations=ahead.presentations.min()),
         "slope": fit_log_linear(x, exposed.kl_ld, seed),
+        "half": "in all arms" if told == 1 else half,
         "odds": fit_logistic(x, exposed.memorised, seed),
         "loss": fit_log_linear(x, exposed.cross_entropy, seed),
         "natural_slope": fit_log_linear(natural.repeats, natural.kl_ld, seed),
@@ -98,7 +104,8 @@ def complexity(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Num
     -------
     z, doubling, interaction : of kl-LD, as :func:`lmmem.analysis.statistics.fit_interaction` says; side,
     interaction_side : where these lie. z_loss, interaction_loss : of the loss. guess, guess_loss : slopes in z
-    among the unexposed. natural_z : in natural text. n, low, high : sequences, and their z-complexity.
+    among the unexposed; excess, excess_loss : those of the exposed beyond them. natural_z : in natural text. n, low,
+    high : sequences, and their z-complexity.
     """
     exposed, never = doses[doses.presentations > 0], doses[doses.presentations == 0]
     x, z = exposed.presentations, exposed.z_complexity
@@ -114,6 +121,8 @@ def complexity(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Num
         "interaction_side": told_side(fit["interaction"]),
         "z_loss": fit_loss["z"],
         "interaction_loss": fit_loss["interaction"],
+        "excess": fit_excess(doses.presentations, doses.z_complexity, doses.kl_ld, seed),
+        "excess_loss": fit_excess(doses.presentations, doses.z_complexity, doses.cross_entropy, seed),
         "guess": fit_linear(never.z_complexity, never.kl_ld, seed),
         "guess_loss": fit_linear(never.z_complexity, never.cross_entropy, seed),
         "natural_z": natural_fit["z"],

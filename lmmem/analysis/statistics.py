@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
@@ -21,11 +20,13 @@ __all__ = [
     "best_of_table",
     "bootstrap",
     "compare_curves",
+    "fit_excess",
     "fit_interaction",
     "fit_linear",
     "fit_log_linear",
     "fit_logistic",
     "gain_over_twins",
+    "half_point",
     "interval",
     "mean_by",
     "told",
@@ -35,6 +36,7 @@ __all__ = [
 LEVEL = 0.95
 RESAMPLES = 1_000
 MINUS = "\N{MINUS SIGN}"
+NEWTON_STEPS = 100
 RIDGE = 1e-3  # keeps a logistic fit finite where two groups separate perfectly
 
 
@@ -263,6 +265,61 @@ def fit_interaction(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> 
     return {name: bootstrap(coefficient(i), d, c, y, seed=seed) for i, name in enumerate(names, start=1)}
 
 
+def fit_excess(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
+    """Slope of y per unit of z among those with x above 0, at fixed log2 x, minus that among those with x of 0.
+
+    Parameters
+    ----------
+    x : (n,) presentations, 0 for the unexposed. z, y : (n,) numbers.
+    seed : of the bootstrap over lines.
+
+    Raises
+    ------
+    ValueError : fewer than three lines on a side.
+
+    >>> round(fit_excess([0, 0, 0, 1, 2, 4, 1], [1, 2, 3, 1, 2, 3, 4], [1, 2, 3, 3, 6, 9, 12]).estimate, 6)
+    2.0
+    """
+    x, z, y = (np.asarray(column, dtype=float) for column in (x, z, y))
+    sides = int((x > 0).sum()), int((x == 0).sum())
+    if min(sides) < 3:
+        raise ValueError(f"a slope of the exposed beside the unexposed needs three of either; got {sides}")
+
+    def statistic(x: np.ndarray, z: np.ndarray, y: np.ndarray) -> float:
+        exposed = x > 0
+        design = np.column_stack([np.ones(exposed.sum()), z[exposed], np.log2(x[exposed])])
+        among_exposed = np.linalg.lstsq(design, y[exposed], rcond=None)[0][1] if exposed.any() else 0.0
+        return float(among_exposed - (_slope(z[~exposed], y[~exposed]) if (~exposed).any() else 0.0))
+
+    return bootstrap(statistic, x, z, y, seed=seed)
+
+
+def half_point(x: ArrayLike, success: ArrayLike, seed: int = 0) -> Interval:
+    """The x at which half succeed, by a logistic curve in log2 x, binomial likelihood.
+
+    Parameters
+    ----------
+    As for :func:`fit_logistic`, whose ridge it shares.
+
+    Raises
+    ------
+    ValueError : all succeed or none does; or x as for :func:`fit_log_linear`.
+
+    >>> x = [1, 2, 4, 8, 16, 32] * 4
+    >>> bool(4 < half_point(x, [m >= 8 for m in x]).estimate < 8)
+    True
+    """
+    doublings, success = _doublings(x), np.asarray(success, dtype=float)
+    if not 0 < success.mean() < 1:
+        raise ValueError(f"half of them succeed at no x: {int(success.sum())} of {len(success)} do")
+
+    def where(doublings: np.ndarray, success: np.ndarray) -> float:
+        intercept, slope = _logistic(doublings, success)
+        return float(2 ** np.clip(doublings.mean() - intercept / slope if slope > 0 else np.inf, -10, 20))
+
+    return bootstrap(where, doublings, success, seed=seed)
+
+
 def best_of(distances: ArrayLike, sizes: Sequence[int]) -> np.ndarray:
     """Expected smallest distance among N tries, for several N, from one set of M tries.
 
@@ -343,16 +400,21 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _log_odds_slope(x: np.ndarray, success: np.ndarray) -> float:
-    design = sm.add_constant(x - x.mean(), has_constant="add")
+    return _logistic(x, success)[1]
 
-    def loss(beta: np.ndarray) -> float:
-        eta = design @ beta
-        return float(np.logaddexp(0, eta).sum() - success @ eta + RIDGE * beta @ beta)
 
-    def slope(beta: np.ndarray) -> np.ndarray:
-        return design.T @ (special.expit(design @ beta) - success) + 2 * RIDGE * beta
-
-    return float(optimize.minimize(loss, np.zeros(2), jac=slope, method="BFGS").x[1])
+def _logistic(x: np.ndarray, success: np.ndarray) -> tuple[float, float]:
+    """Log-odds at the mean of x, and their slope: Newton's method, its steps kept short where groups separate."""
+    design = np.column_stack([np.ones(len(x)), x - x.mean()])
+    beta = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        p = special.expit(design @ beta)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + 2 * RIDGE * np.eye(2)
+        step = np.linalg.solve(hessian, design.T @ (p - success) + 2 * RIDGE * beta)
+        beta -= step * min(1.0, 2 / max(np.abs(step).max(), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(beta[0]), float(beta[1])
 
 
 def _log_choose(n: ArrayLike, k: int) -> np.ndarray:

@@ -168,3 +168,31 @@ def test_gain_over_twins_pairs_the_lines():
     assert found.low > 0
     np.testing.assert_allclose(statistics.gain_over_twins(twins + 3, twins)[:3], 3)
     assert not statistics.gain_over_twins(twins, twins[::-1]).excludes_zero
+
+
+def test_excess_slope_covers_the_planted_one_and_zero_where_there_is_none():
+    rng = np.random.default_rng(0)
+    covered = {0.0: 0, 3.0: 0}
+    for planted in covered:
+        for seed in range(60):
+            x = np.repeat([0, 1, 4, 16], 15)
+            z = rng.uniform(0, 1, len(x))
+            y = 2 * z + planted * z * (x > 0) + np.log2(np.maximum(x, 1)) + rng.normal(0, 0.5, len(x))
+            found = statistics.fit_excess(x, z, y, seed)
+            covered[planted] += found.low < planted < found.high
+    assert min(covered.values()) >= 50  # 95 % of 60 is 57; 50 or fewer have a chance of 0.002
+    with pytest.raises(ValueError, match=r"needs three of either; got \(2, 1\)"):
+        statistics.fit_excess([0, 1, 1], [1, 2, 3], [1, 2, 3])
+
+
+def test_half_point_covers_the_planted_one():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for seed in range(40):
+        x = np.repeat([1, 2, 4, 8, 16, 32, 64], 12)
+        success = rng.random(len(x)) < 1 / (1 + np.exp(-2 * (np.log2(x) - np.log2(20))))
+        found = statistics.half_point(x, success, seed)
+        covered += found.low < 20 < found.high
+    assert covered >= 34
+    with pytest.raises(ValueError, match="half of them succeed at no x: 0 of 4 do"):
+        statistics.half_point([1, 2, 1, 2], [False] * 4)
