@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lmmem.analysis import stationarity
-from lmmem.analysis.prose import Prose, tell
-from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
+from lmmem.analysis.statistics import Interval, best_of_table, gain_over_twins
 
 __all__ = [
     "after_last",
@@ -29,7 +28,6 @@ __all__ = [
     "told_arms",
     "told_from",
     "told_side",
-    "told_window",
     "with_twins",
 ]
 
@@ -328,32 +326,3 @@ def told_side(interval: Interval, above: str = "", below: str = "") -> str:
         return "an interval that includes 0: not established here"
     side, meaning = ("above", above) if interval.low > 0 else ("below", below)
     return f"an interval {side} 0" + (f": {meaning}" if meaning else "")
-
-
-def told_window(sample: pd.DataFrame, seed: int = 0) -> Prose:
-    """Whether passages recur in a window of the training data as often as they should, in words.
-
-    Parameters
-    ----------
-    sample : as ``Study.in_a_window`` gives it.
-    seed : of the bootstrap over passages.
-    """
-    if not len(sample) or not sample.expected.sum():
-        return tell(
-            "The repeats of these passages are not known beyond the window that they were chosen from, so there is "
-            "nothing to compare."
-        )
-    ratio = bootstrap(
-        lambda found, expected: found.sum() / max(expected.sum(), 1e-9), sample.found, sample.expected, seed=seed
-    )
-    return tell(
-        "In a window of {window:,} of {of:,} rows, the {n} natural passages should be repeated by {expected:.1f} other "
-        "rows, and are by {found:.0f}: a ratio of {ratio:.2f}. The interval is over passages; which rows fall into the "
-        "window, that all passages share, comes on top.",
-        window=int(sample.window.iloc[0]),
-        of=int(sample.of.iloc[0]),
-        n=len(sample),
-        expected=float(sample.expected.sum()),
-        found=float(sample.found.sum()),
-        ratio=ratio,
-    )

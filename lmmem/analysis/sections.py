@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lmmem.analysis import event_study, randomisation, stationarity
-from lmmem.analysis.contrasts import over_twins, told_arms, told_from, told_side
+from lmmem.analysis.contrasts import after_last, over_twins, told_arms, told_from, told_side
 from lmmem.analysis.statistics import (
     LEVEL,
     Interval,
@@ -342,13 +342,13 @@ def estimators(measured: pd.DataFrame, shared: Shared, controls: str) -> Numbers
     }
 
 
-def uncovering(followed: dict[str, pd.DataFrame], seed: int = 0) -> Numbers:
+def uncovering(measured: pd.DataFrame, arms: list[str], twins: str, least: int, seed: int = 0) -> Numbers:
     """Whether memories fluctuate about a level, and whether some are uncovered without a new exposure: rules 6 and 7.
 
     Parameters
     ----------
-    followed : as :func:`lmmem.analysis.contrasts.after_last` gives it.
-    seed : of permutations and bootstraps.
+    measured, arms, twins, least : as for :func:`lmmem.analysis.contrasts.after_last`.
+    seed : of its draw, of permutations and bootstraps.
 
     Returns
     -------
@@ -357,6 +357,7 @@ def uncovering(followed: dict[str, pd.DataFrame], seed: int = 0) -> Numbers:
     share : of the observed. verdict : what rule 7 says.
     """
     said, ratios = {}, {}
+    followed = after_last(measured, arms, twins, least, seed)
     for name, table in followed.items():
         p = float(stationarity.reversal_test(table, clusters="file", seed=seed).p[0])
         ratios[name] = stationarity.variance_ratio(table, clusters="file", seed=seed)

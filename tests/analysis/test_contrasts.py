@@ -174,14 +174,3 @@ def test_arms_are_told_by_their_intervals():
     table = pd.DataFrame({"arm": ["a", "b", "c"], "low": [1, -1, -3], "high": [2, 1, -2]})
     said = contrasts.told_arms(table, ["arm"])
     assert said == "The interval lies above 0 for a, and lies below 0 for c, and includes 0 for b."
-
-
-def test_window_is_told_with_its_ratio_or_that_nothing_is_known():
-    sample = pd.DataFrame({"expected": [1.0, 2.0, 1.0], "found": [1, 3, 2], "window": 10, "of": 40})
-    said = contrasts.told_window(sample)
-    assert (
-        "In a window of 10 of 40 rows, the 3 natural passages should be repeated by 4.0 other rows, and are by 6"
-        in said
-    )
-    assert "a ratio of 1.50 (" in said
-    assert "nothing to compare" in contrasts.told_window(sample[:0])

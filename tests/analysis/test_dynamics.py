@@ -79,17 +79,17 @@ def test_passages_are_followed_from_after_their_last_presentation_and_twins_over
 
 
 def test_uncovering_tells_recovery_from_fluctuation():
-    still = contrasts.after_last(run(), ["spread 1"], "spread 0", least=8)
-    found = sections.uncovering(still)
+    table = run()
+    how = ["spread 1"], "spread 0", 8
+    found = sections.uncovering(table, *how)
     assert (found["observed"], found["backwards"].split()[0], found["never"].split()[0]) == (0, "0", "0")
     assert found["verdict"] == "not more than chance"
     assert "pass for fluctuating about a level" in found["exposed"]
-    back = still["exposed"].copy()
-    latest = back.groupby("index").step.transform("max") == back.step
-    back.loc[latest, "kl_ld"] = 0  # recited at the end, and not before
-    some = back["index"].isin(back["index"].unique()[:40])
-    found = sections.uncovering(still | {"exposed": back.assign(kl_ld=back.kl_ld.where(some, 59))})
-    assert found["observed"] == 40
+    latest = (table.step == 1500) & (table.arm == "spread 1") & table["index"].isin(table["index"].unique()[:200])
+    late = table.assign(kl_ld=table.kl_ld.mask(latest, 0))  # recited at the end, and not before
+    found = sections.uncovering(late, *how)
+    assert found["observed"] > 20
+    assert found["backwards"].startswith("0 of")
     assert found["verdict"] == "more than chance"
 
 
