@@ -267,7 +267,9 @@ def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: i
     if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
         raise ValueError(f"n_rows={n_rows!r}: give a whole number of rows to choose among, 1 or more")
     first = _first_row(name, corpus, step, first_row, n_rows)
-    index = np.arange(first, min(first + n_rows, len(corpus)))
+    met = _first_unmet(corpus, step)
+    last = min(len(corpus), met) if first_row is None and first < met else len(corpus)
+    index = np.arange(first, min(first + n_rows, last))
     _check_n_sequences(n_sequences, len(index))
     _check_met(name, corpus, index, step)
     return index

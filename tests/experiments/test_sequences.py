@@ -154,6 +154,13 @@ def test_repeats_without_published_counts_are_those_among_the_rows(someone, met)
         sequences.natural_passages(someone, met, 8, step=6, n_rows=0)
 
 
+def test_rows_to_choose_among_end_where_training_has_not_come(someone, met, monkeypatch):
+    monkeypatch.setitem(MODELS._models, "someone", dataclasses.replace(MODELS["someone"], paper_row=None))
+    assert sequences.natural_passages(someone, met, 12, step=6)["index"].tolist() == list(range(12))
+    with pytest.raises(ValueError, match=r"rows 0 \.\. 39 are met by someone until step 20, after the measured step 6"):
+        sequences.natural_passages(someone, met, 12, step=6, first_row=0)
+
+
 def test_window_is_a_sample_of_the_training_data(mini_corpus):
     passages = sequences.natural_passages(NAME, mini_corpus, 20)
     table = sequences.compare_with_window(NAME, mini_corpus, passages)
