@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import string
 import tempfile
 from pathlib import Path
 
@@ -15,23 +16,32 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lmmem.models.registry import MODELS, ROW_TOKENS
+from lmmem.protocol import CONTINUATION, PROMPT
 from tests.loopback_hub import LoopbackHub
 
 SHARDS = 21
+ASKED = PROMPT + CONTINUATION
+FEW = 512  # words of a model that pages run on: what a draw costs is its vocabulary
+WINDOW = 20_000  # rows that pages choose among by default
 
 
-def pythia(seed: int) -> GPTNeoXForCausalLM:
+def sizes(vocabulary: int) -> dict[str, int]:
+    """Of a model; pages run on those of FEW words, which are as small as can be."""
+    layers = {"num_hidden_layers": 1 if vocabulary == FEW else 2, "num_attention_heads": 2}
+    width = {"vocab_size": vocabulary, "hidden_size": 16, "intermediate_size": 32}
+    return {"max_position_embeddings": 2_048} | width | layers
+
+
+def pythia(seed: int, vocabulary: int = 50_304) -> GPTNeoXForCausalLM:
     """A GPT-NeoX of Pythia's vocabulary, with random weights."""
     torch.manual_seed(seed)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=50_304, max_position_embeddings=2_048, **size))
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**sizes(vocabulary)))
 
 
-def amber(seed: int) -> LlamaForCausalLM:
+def amber(seed: int, vocabulary: int = 32_000) -> LlamaForCausalLM:
     """A Llama of Amber's vocabulary, with random weights."""
     torch.manual_seed(seed)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32_000, max_position_embeddings=2_048, **size))
+    return LlamaForCausalLM(LlamaConfig(**sizes(vocabulary)))
 
 
 def files_of(model: PreTrainedModel, safetensors: bool = True) -> dict[str, bytes]:
@@ -42,13 +52,20 @@ def files_of(model: PreTrainedModel, safetensors: bool = True) -> dict[str, byte
             (Path(folder) / "model.safetensors").unlink()
             torch.save(model.state_dict(), Path(folder) / "pytorch_model.bin")
         found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    words = {f"w{i}": i for i in range(model.config.vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))  # noqa: S106 - no password
+    names = complex_words() if model.config.vocab_size == FEW else [f"w{i}" for i in range(model.config.vocab_size)]
+    words = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=names[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return found | {
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}).encode(),
     }
+
+
+def complex_words() -> list[str]:
+    """Words that do not compress, so that text of them has a z-complexity above the paper's 0.8."""
+    letters = np.array([*(string.ascii_letters + string.digits + string.punctuation)])
+    return ["".join(word) for word in letters[np.random.default_rng(0).integers(0, len(letters), (FEW, 4))]]
 
 
 def rows(n: int, vocabulary: int, seed: int = 0) -> np.ndarray:
@@ -73,22 +90,25 @@ def write_shards(folder: Path, blocks: dict[int, np.ndarray], n: int) -> dict[st
 
 
 def chunk(block: np.ndarray) -> bytes:
-    """A chunk of Amber's training data."""
-    return b"".join(json.dumps({"token_ids": row.tolist(), "source": "book"}).encode() + b"\n" for row in block)
+    """A chunk of Amber's training data: the rows as far as they are asked about, and then one token over and over."""
+    rest = ",7" * (ROW_TOKENS - ASKED) + '], "source": "book"}'
+    return "".join(f'{{"token_ids": [{",".join(map(str, row[:ASKED].tolist()))}{rest}\n' for row in block).encode()
 
 
 def serve_pythia(hub: LoopbackHub, folder: Path) -> dict[int, np.ndarray]:
     """Pythia-1B at the paper's step and later ones, and rows on both sides of its exposure."""
     for seed, step in enumerate((10_000, 11_000, 143_000)):
         hub.add(
-            str(MODELS["pythia1b"].place), files_of(pythia(seed), safetensors=step != 143_000), revision=f"step{step}"
+            str(MODELS["pythia1b"].place),
+            files_of(pythia(seed, FEW), safetensors=step != 143_000),
+            revision=f"step{step}",
         )
-    blocks = {10_240_000: rows(64, 50_277, 1), 11_000 * 1_024: rows(64, 50_277, 2)}
+    blocks = {10_240_000: rows(WINDOW, FEW, 1), 11_000 * 1_024: rows(128, FEW, 2)}
     shards = write_shards(folder, blocks, 11_300_000)
     hub.add(MODELS["pythia1b"].order.repo, shards, repo_type="dataset")
-    index = np.arange(10_240_000, 10_260_000)
-    sink = io.BytesIO()  # of the rows that are here, every second repeats
-    pq.write_table(pa.table({"Index": index, "Counts": np.where(index < 10_240_064, 1 + index % 2 * 4, 2**20)}), sink)
+    index = np.arange(10_240_000, 10_240_000 + WINDOW)
+    sink = io.BytesIO()  # every second repeats
+    pq.write_table(pa.table({"Index": index, "Counts": 1 + index % 2 * 4}), sink)
     hub.add(
         str(MODELS["pythia1b"].order.counts),
         {"data/train-00000-of-00001.parquet": sink.getvalue()},
@@ -99,13 +119,27 @@ def serve_pythia(hub: LoopbackHub, folder: Path) -> dict[int, np.ndarray]:
 
 def serve_amber(hub: LoopbackHub) -> dict[int, np.ndarray]:
     """Amber after chunks 99, 100, 101 and the last, and lines of chunks 100 and 102."""
-    hub.add(str(MODELS["amber7b"].place), files_of(amber(9)))
+    hub.add(str(MODELS["amber7b"].place), files_of(amber(9, FEW)))
     for seed, step in enumerate((99, 100, 101)):
         hub.add(
-            str(MODELS["amber7b"].place), files_of(amber(seed), safetensors=step == 101), revision=f"ckpt_{step:03d}"
+            str(MODELS["amber7b"].place),
+            files_of(amber(seed, FEW), safetensors=step == 101),
+            revision=f"ckpt_{step:03d}",
         )
-    blocks = {100: rows(64, 32_000, 3), 102: rows(64, 32_000, 4)}
-    blocks[100][16:32] = blocks[100][16]  # which repeats 16 times
+    blocks = {100: rows(WINDOW, FEW, 3), 102: rows(128, FEW, 4)}
+    blocks[100][16:80] = np.repeat(blocks[100][16:20], 16, axis=0)  # four, which repeat 16 times
     files = {f"train/train_{number}.jsonl": chunk(block) for number, block in blocks.items()}
     hub.add(MODELS["amber7b"].order.repo, files, repo_type="dataset")
     return blocks
+
+
+def write_own(folder: Path, steps: tuple[int, ...], rows_per_step: int) -> None:
+    """A model of one's own: its weights at these steps, and the rows that it was trained on until the last."""
+    for step in steps:
+        place = folder / f"step-{step:06d}"
+        place.mkdir()
+        for name, content in files_of(pythia(step, FEW)).items():
+            (place / name).write_bytes(content)
+    own = rows(steps[-1] * rows_per_step, FEW, 5)[:, :ASKED]
+    own[::8] = own[0]  # which repeats
+    np.save(folder / "rows.npy", own)

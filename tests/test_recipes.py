@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 
-from lmmem.pocket.organisms import checkpoint_folder
+from tests import stand_ins
 
 pytestmark = pytest.mark.slow
 
@@ -50,32 +49,22 @@ def test_lines_of_the_readme_run_as_they_are_written(mini):
 
 
 @pytest.fixture(scope="module")
-def mine(mini, mini_corpus, tmp_path_factory) -> Path:
-    """A folder with what the recipe asks for: the small organism as if it were somebody's own."""
+def mine(tmp_path_factory) -> Path:
+    """A folder with what the recipe asks for, of a tiny model."""
     folder = tmp_path_factory.mktemp("mine")
     (facts,) = blocks(RECIPES, "toml")
     (folder / "mine.toml").write_text(facts)
-    for step in (6, 60, 120):
-        (folder / f"step-{step:06d}").symlink_to(checkpoint_folder(NAME, step))
-    np.save(folder / "rows.npy", mini_corpus[: mini_corpus.trained_rows].astype(np.uint16))
+    stand_ins.write_own(folder, steps=(6, 60, 120), rows_per_step=8)
     return folder
 
 
-FEW = {  # of what a page measures by default
-    "01_repetition": "-p n_rows 200",
-    "02_complexity": "-p n_rows 200",
-    "03_perturbation": "-p min_complexity 0 -p draws 4 -p dose_draws 2",
-    "04_temperature": "-p min_complexity 0 -p samples 4",
-}
-
-
-@pytest.mark.parametrize("page", FEW)
+@pytest.mark.parametrize("page", ["01_repetition", "02_complexity", "03_perturbation", "04_temperature", "05_dynamics"])
 def test_command_of_the_recipe_runs_every_page_on_a_model_of_ones_own(mine, page):
     (command,) = blocks(RECIPES, "bash")
     papermill, _, _, *parameters = shlex.split(command)
     places = [ROOT / "notebooks" / f"{page}.md", f"{page}.ipynb"]
-    command = [Path(sys.executable).with_name(papermill), *places, *parameters, *FEW[page].split()]
-    done = subprocess.run([*command, "-p", "n_sequences", "4"], cwd=mine, capture_output=True, text=True)
+    command = [Path(sys.executable).with_name(papermill), *places, *parameters]
+    done = subprocess.run(command, cwd=mine, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3_000:]
     outputs = [o for cell in nbformat.read(mine / f"{page}.ipynb", 4).cells for o in cell.get("outputs", [])]
     told = [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
