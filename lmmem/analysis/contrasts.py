@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lmmem.analysis import stationarity
-from lmmem.analysis.statistics import Interval, best_of_table, gain_over_twins
+from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
+from lmmem.protocol import CONTINUATION
 
 __all__ = [
     "after_last",
+    "averaged",
     "before_and_after",
     "by_arm",
     "by_method",
@@ -174,6 +176,40 @@ def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, se
     """
     lines = [(m, *fit(arm[x], arm[y], seed)) for m, arm in table.groupby("presentations")]
     return pd.DataFrame(lines, columns=["presentations", *Interval._fields])
+
+
+def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: str, seed: int = 0) -> pd.DataFrame:
+    """The mean of the weights of the last checkpoints beside the mean of what each of them says.
+
+    Parameters
+    ----------
+    measured : greedy table over steps: columns index, arm, block, step, cross_entropy, kl_ld.
+    means : greedy tables of the same passages under the mean of the weights of the last k steps, by k.
+    twins : the arm of the unexposed.
+    seed : of the bootstraps over passages.
+
+    Returns
+    -------
+    One line a (k, arm): checkpoints (k), arm, and by how much the mean of the weights is better than the mean over
+    checkpoints, with a 95 % interval in words: bits of the passage, kl-LD (tokens), and bits over twins: the same of
+    the bits minus that of the twins of the block, which all passages gain alike being taken off.
+    """
+    lines = []
+    steps = np.sort(measured.step.unique())
+    for k, mean in means.items():
+        alone = measured[measured.step.isin(steps[-k:])].groupby("index")[["cross_entropy", "kl_ld"]].mean()
+        both = mean.merge(alone.add_suffix("_alone"), left_on="index", right_index=True)
+        both = both.assign(
+            bits=(both.cross_entropy_alone - both.cross_entropy) * CONTINUATION / np.log(2),
+            tokens=both.kl_ld_alone - both.kl_ld,
+        )
+        over = over_twins(both, "bits", ["arm"], twins=twins, seed=seed).set_index("arm")
+        for arm, passages in both.groupby("arm", sort=True):
+            found = {name: bootstrap(np.mean, passages[name], seed=seed) for name in ("bits", "tokens")}
+            beyond = _short(Interval(*over.loc[arm])) if arm in over.index else ""
+            said = {"bits": _short(found["bits"]), "kl-LD": _short(found["tokens"]), "bits over twins": beyond}
+            lines.append({"checkpoints": k, "arm": arm, "n": len(passages), **said})
+    return pd.DataFrame(lines)
 
 
 def after_last(

@@ -22,7 +22,7 @@ from lmmem.inference.perturbation import perturbed, weight_rms
 from lmmem.inference.scoring import cross_entropy, score_tokens
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein, matched_prefix
-from lmmem.models.loading import load_model, weights_id
+from lmmem.models.loading import load_mean, weights_id
 from lmmem.models.registry import MODELS, ModelInfo, resolve_step
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
 from lmmem.storage.files import DamagedError
@@ -147,6 +147,7 @@ def greedy_table(
     device: str | None = None,
     scheduler: str | Client | None = None,
     keep_tokens: bool = False,
+    mean_of: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """What the model says without any disturbance.
 
@@ -156,6 +157,7 @@ def greedy_table(
     corpus : its training data.
     index : rows of the corpus.
     scheduler : where to measure, as for :func:`lmmem.sweep.tasks.run`.
+    mean_of : steps whose weights are averaged, in the place of `step`; the last of them is the step in the table.
     keep_tokens : also keep what it says: a column said, a list of 64 ids in each line.
 
     Returns
@@ -163,7 +165,11 @@ def greedy_table(
     One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
     cross_entropy (nats per token), rms (of the weights).
     """
-    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
+    at = step if mean_of is None else max(mean_of, default=None)
+    every, numbers, tokens = _settings(name, corpus, index, at, dtype, device, scheduler, keep_tokens)
+    if mean_of is not None:
+        steps = sorted({resolve_step(name, one) for one in mean_of})
+        every = [settings | {"mean_of": steps, "weights": _weights_id(name, steps)} for settings in every]
     tasks = [_task(Part("greedy", settings), _greedy_part, len(tokens), numbers, tokens) for settings in every]
     return _measured(tasks, scheduler, "greedy continuations")
 
@@ -446,6 +452,12 @@ def _weights(settings: Settings) -> tuple[str, str, str]:
     return settings["weights"], settings["dtype"], settings["device"]
 
 
+def _weights_id(name: str, steps: Sequence[int]) -> str:
+    """What tells these weights, or their mean, from any others."""
+    every = [weights_id(name, step) for step in steps]
+    return every[0] if len(every) == 1 else hashlib.sha256("".join(every).encode()).hexdigest()
+
+
 def device_here() -> str:
     """What this machine computes on if nothing else is asked for: "cuda" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -493,13 +505,13 @@ def _loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
     """
     key = _weights(settings)
     if key not in _held:
-        name, step = settings["model"], settings["step"]
+        name, steps = settings["model"], settings.get("mean_of", [settings["step"]])
         MODELS.take(info)
-        if weights_id(name, step) != settings["weights"]:
+        if _weights_id(name, steps) != settings["weights"]:
             raise ValueError(
-                f"the weights of {name} at step {step} differ between machines: let all of them use one cache folder, "
-                "named by LMMEM_CACHE"
+                f"the weights of {name} at step {settings['step']} differ between machines: let all of them use one "
+                "cache folder, named by LMMEM_CACHE"
             )
         _held.clear()  # before the next is loaded, so that two never take memory at once
-        _held[key] = load_model(name, step, settings["dtype"], settings["device"])
+        _held[key] = load_mean(name, steps, settings["dtype"], settings["device"])
     return _held[key]

@@ -296,19 +296,27 @@ class Study:
         sequences : as :meth:`sequences` gives them.
         every : take every how many-th of these.
         """
+        first, _ = self.met(sequences)
         if self.randomised:
             return sorted({*self.steps[::every], self.step})
-        first, _ = self.met(sequences)
         before = [step for step in self.steps if step < first][-1:]
         return sorted({*before, *[step for step in self.steps if first <= step <= self.step][::every], self.step})
 
-    def greedy(self, sequences: pd.DataFrame, *, steps: Steps = None, keep_tokens: bool = False) -> pd.DataFrame:
+    def greedy(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        steps: Steps = None,
+        mean_of: Sequence[int] | None = None,
+        keep_tokens: bool = False,
+    ) -> pd.DataFrame:
         """What the model says without any disturbance.
 
         Parameters
         ----------
         sequences : as :meth:`sequences` or :meth:`natural` gives them.
         steps : training steps to measure in the place of the study's; several are one sweep.
+        mean_of : measure the mean of the weights of these steps, in the place of one step's.
         keep_tokens : also keep what it says: a column said, a list of token ids in each line.
 
         Returns
@@ -316,7 +324,7 @@ class Study:
         The lines of `sequences`, for each step, with the columns of
         :func:`lmmem.experiments.measurements.greedy_table`, and memorised: whether kl_ld is 0.
         """
-        found = self._measured(measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens)
+        found = self._measured(measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens, mean_of=mean_of)
         return found.assign(memorised=found.kl_ld == 0)
 
     def likelihood(self, sequences: pd.DataFrame, *, steps: Steps = None, keep_tokens: bool = False) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lmmem.storage.hub import Listing
 
-__all__ = ["download_size", "load_model", "load_tokenizer", "weights_id"]
+__all__ = ["download_size", "load_mean", "load_model", "load_tokenizer", "weights_id"]
 
 # What transformers reads a model from: safetensors, or where there are none, what torch has pickled.
 WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -100,6 +100,36 @@ def load_model(
         trust_remote_code=False,
     )
     return model.eval()
+
+
+def load_mean(name: str, steps: Sequence[int], dtype: str | None = None, device: str | None = None) -> PreTrainedModel:
+    """A model whose weights are the mean of those of several steps, taken in float64, one step in memory at a time.
+
+    Parameters
+    ----------
+    name, dtype, device : as for :func:`load_model`.
+    steps : training steps with a checkpoint.
+
+    Raises
+    ------
+    ValueError : no step, or as :func:`load_model`.
+
+    >>> load_mean("pocket-mini", [114, 120]).config.max_position_embeddings
+    96
+    """
+    import torch
+
+    if not steps:
+        raise ValueError("a mean of weights needs a step or more, got none")
+    model = load_model(name, steps[-1], dtype, device)
+    sums = {key: weight.double().cpu() for key, weight in model.state_dict().items()}
+    for step in steps[:-1]:
+        for key, weight in load_model(name, step, dtype, "cpu").state_dict().items():
+            sums[key] += weight.double()
+    with torch.no_grad():
+        for key, weight in model.state_dict().items():
+            weight.copy_((sums[key] / len(steps)).to(weight.dtype))
+    return model
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

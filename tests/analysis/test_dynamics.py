@@ -129,3 +129,15 @@ def test_organisms_are_the_units_of_what_is_said_of_all_of_them():
     assert 110 < low < high < 190
     with pytest.raises(ValueError, match="needs two that were measured, got 1: make replicates"):
         sections.organisms(runs[runs.organism == "o1"])
+
+
+def test_averaged_weights_are_told_from_the_average_of_what_checkpoints_say():
+    table = run()
+    last = table[table.step == 1500]
+    alone = table[table.step.isin([1440, 1500])].groupby("index").cross_entropy.mean()
+    better = alone[last["index"]].to_numpy() - np.where(last.arm == "spread 1", 0.3, 0.1)
+    found = contrasts.averaged(table, {2: last.assign(cross_entropy=better)}, "spread 0").set_index("arm")
+    assert found.loc["spread 1", "bits"].startswith(f"{0.3 * 64 / np.log(2):.2f} ")
+    assert found.loc["spread 1", "bits over twins"].startswith(f"{0.2 * 64 / np.log(2):.2f} ")
+    assert found.loc["spread 0", "bits over twins"] == ""
+    assert (found.checkpoints == 2).all()

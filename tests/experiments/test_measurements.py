@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import lmmem
 from lmmem.experiments import measurements as experiments
 from lmmem.inference.scoring import score_tokens
-from lmmem.models.loading import weights_id
+from lmmem.models.loading import load_mean, weights_id
 from lmmem.models.registry import MODELS
 from lmmem.pocket.organisms import checkpoint_folder
 from lmmem.storage.files import cache_folder
@@ -171,8 +171,8 @@ def test_several_samples_at_temperature_zero_are_refused(mini_corpus):
 
 def test_one_model_is_held_at_a_time_and_not_loaded_twice(mini_corpus, monkeypatch):
     loads = []
-    load = experiments.load_model
-    monkeypatch.setattr(experiments, "load_model", lambda *given: loads.append(given[1]) or load(*given))
+    load = experiments.load_mean
+    monkeypatch.setattr(experiments, "load_mean", lambda *given: loads.extend(given[1]) or load(*given))
     experiments._held.clear()
     experiments.greedy_table(NAME, mini_corpus, [11, 12], 6)
     experiments.perturbation_table(NAME, mini_corpus, [11, 12], 6, draws=2, seed=77)
@@ -346,3 +346,15 @@ def test_workers_are_sent_no_more_of_a_row_than_is_asked_about(mini, mini_corpus
     table = experiments.greedy_table(NAME, dataclasses.replace(mini_corpus, rows=rows), INDEX)
     np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, *cut))
     assert experiments._heads(dataclasses.replace(mini_corpus, rows=rows), INDEX).shape == (3, 96)
+
+
+def test_mean_of_steps_is_measured_as_a_model_of_its_own(mini_corpus, cut):
+    table = experiments.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120, 60])
+    model = load_mean(NAME, [60, 120])
+    np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(model, *cut), rtol=1e-5)
+    np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(model, *cut))
+    assert set(table.step) == {120}
+    alone = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    assert not np.allclose(table.cross_entropy, alone.cross_entropy)
+    again = experiments.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120])
+    pd.testing.assert_frame_equal(again[alone.columns], alone)

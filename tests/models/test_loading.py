@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from lmmem.inference import decoding
-from lmmem.models.loading import download_size, load_model, load_tokenizer, weights_id
+from lmmem.models.loading import download_size, load_mean, load_model, load_tokenizer, weights_id
 from lmmem.models.registry import MODELS, UNNUMBERED, ModelInfo, resolve_step
 from lmmem.storage import hub
 from tests import stand_ins
@@ -236,3 +236,17 @@ def test_loading_takes_little_more_than_one_copy_of_the_weights(loopback, tmp_pa
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
     peak = int(done.stdout)
     assert peak < 1.4 * copy, f"{peak / copy:.2f} copies"
+
+
+def test_mean_of_weights_is_that_of_each_weight(mini):
+    steps = (60, 114, 120)
+    every = [load_model("pocket-mini", step).state_dict() for step in steps]
+    mean = load_mean("pocket-mini", steps).state_dict()
+    for key, weight in mean.items():
+        expected = torch.stack([one[key].double() for one in every]).mean(dim=0)
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-6, atol=1e-7)
+    assert all(
+        torch.equal(a, b) for a, b in zip(load_mean("pocket-mini", [120]).parameters(), mini.parameters(), strict=True)
+    )
+    with pytest.raises(ValueError, match="needs a step or more"):
+        load_mean("pocket-mini", [])
