@@ -92,11 +92,11 @@ def test_pages_run_by_papermill_keep_their_parameters(small_book):
 
 
 def test_too_many_sequences_end_a_page_with_the_number_there_are(small_book, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="from 1 to the 6 there are"):
+    with pytest.raises(papermill.PapermillExecutionError, match="from 1 to the 12 there are"):
         papermill.execute_notebook(
             str(ROOT / "notebooks" / "02_complexity.md"),
             str(tmp_path / "out.ipynb"),
-            parameters={"model": "pocket-mini", "n_sequences": 7},
+            parameters={"model": "pocket-mini", "n_sequences": 13},
             progress_bar=False,
         )
 

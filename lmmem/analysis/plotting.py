@@ -100,7 +100,7 @@ def plot_curve(
     ax: Axes | None = None,
     label: str | None = None,
     color: str | None = None,
-    band: bool = False,
+    band: bool | None = None,
 ) -> Axes:
     """Estimates over x, with their intervals as bars (or as a band where there are many points).
 
@@ -111,7 +111,7 @@ def plot_curve(
     log_x : ticks at the values, spaced by their logarithm; 0 is drawn left of the smallest.
     join : connect the points.
     label, color : of the only curve, without a hue.
-    band : intervals as bands, however few points there are.
+    band : intervals as bands, or not; None is where there are more than 12 points.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def plot_curve(
         marker = marker if len(group) <= 40 else ""
         ax.plot(where, group[y], marker=marker, ls="-" if join else "", color=shade, label=name)
         if {"low", "high"} <= set(group):
-            if band or len(group) > 12:
+            if len(group) > 12 if band is None else band:
                 ax.fill_between(where, group.low, group.high, color=shade, alpha=0.2, lw=0)
             else:
                 bars = [group[y] - group.low, group.high - group[y]]

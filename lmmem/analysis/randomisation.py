@@ -287,7 +287,9 @@ def compare_arms(
         unexposed = cell[cell.arm == twins].reset_index(drop=True)
         if unexposed.empty:
             raise ValueError(f"no passage is of arm {twins!r} where {', '.join(by)} is {', '.join(map(str, key))}")
-        order = cell[cell.arm != twins].drop_duplicates("arm").sort_values("presentations", kind="stable")
+        group = cell.arm.str.rsplit(n=1).str[0]  # that of the twins first
+        order = cell.assign(group=group, other=group != twins.rsplit(maxsplit=1)[0])[cell.arm != twins]
+        order = order.drop_duplicates("arm").sort_values(["other", "group", "presentations"])
         for arm, presented in zip(order.arm, order.presentations, strict=True):
             lines.append((*key, arm, *_against(cell[cell.arm == arm], unexposed, value, permutations, seed), presented))
         half = _half(unexposed.block, seed)

@@ -74,7 +74,9 @@ def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFr
     for number, name in enumerate(names):
         if (folder / f"{name}.parquet").exists():
             table, _ = tables.load(folder / f"{name}.parquet")
-            index, block = number * PASSAGES + table.canary.astype(int), number * 1_000 + table.block.astype(int)
+            wide = {name: "Int64" if kind == "Int16" else "int64" for name, kind in KEPT.items() if "nt" in kind}
+            table = table.astype(wide)
+            index, block = number * PASSAGES + table.canary, number * 1_000 + table.block
             found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*KEPT, "organism", "index"])
 

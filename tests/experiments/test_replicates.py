@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import lmmem
+from lmmem.analysis import event_study, randomisation, sections
 from lmmem.experiments import replicates
 from lmmem.pocket import organisms
 from lmmem.pocket.recipe import RECIPES
@@ -85,3 +86,24 @@ def test_losses_of_the_reference_are_those_that_are_committed(mini_corpus):
     assert np.corrcoef(again, canaries.reference_loss)[0, 1] > 0.99
     lines = pd.read_parquet(organisms.REFERENCE_LOSSES)
     assert set(lines.organism) == {recipe.reference for recipe in RECIPES.values() if recipe.reference}
+
+
+def test_readme_opens_with_what_was_measured():
+    runs = replicates.measured()
+    opening = " ".join((replicates.FOLDER.parents[1] / "README.md").read_text().split("![")[0].split())
+    found = sections.organisms(runs)
+    end = runs[runs.step == runs.step.max()].assign(tokens=lambda table: -table.kl_ld.astype(float))
+    end = end.assign(bits=event_study.bits(end))
+    arms = (randomisation.compare_arms(end, value).set_index("arm") for value in ("bits", "tokens"))
+    bits, tokens = (table.loc["spread 1"] for table in arms)
+    first, kl = found["bits"], found["kl"]
+    between = f"95 % interval {first.low:.0f} to {first.high:.0f}"
+    for said in (
+        f"holds {first.estimate:.0f} bits of it at the next checkpoint ({between}",
+        f"over {found['organisms']} models trained anew",
+        f"Half of them is gone after {found['halves']} steps of {runs.step.max():,}",
+        f"{bits.estimate:.0f} bits are left on average ({bits.low:.0f} to {bits.high:.0f}, n = {bits.n:,} passages",
+        f"{kl.estimate:.1f} tokens closer to the passage at first ({kl.low:.1f} to {kl.high:.1f})",
+        f"{tokens.estimate:.1f} at the end ({tokens.low:.1f} to {tokens.high:.1f})",
+    ):
+        assert said in opening
