@@ -10,7 +10,7 @@ STAGE  = @printf '\n%s  %s\n' "$$(date +%H:%M:%S)"
 
 # pip says nothing for minutes while it downloads and unpacks: a line every ten seconds, until it has ended.
 PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
-	  printf '%s  %s packages are in place\n' "$$(date +%H:%M:%S)" \
+	  printf '%s  packages in place: %s\n' "$$(date +%H:%M:%S)" \
 	    $$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info | wc -l); done ) & \
 	$(BIN)/python -m pip install --quiet -c constraints.txt
 
