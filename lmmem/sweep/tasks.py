@@ -297,9 +297,9 @@ _measuring = threading.Lock()  # one task at a time in a process, whatever its w
 def _measure_on_worker(
     part: Part, measure: Callable[..., pd.DataFrame], arguments: tuple[Any, ...], code: str
 ) -> bytes:
-    if code_hash() != code:
-        raise BadInputError("a worker runs another version of lmmem than this process: install the same on both")
     with _measuring:
+        if code_hash() != code:  # within the lock: Python 3.11 cannot parse in two threads at once
+            raise BadInputError("a worker runs another version of lmmem than this process: install the same on both")
         return measure_part(part, functools.partial(measure, *arguments))
 
 

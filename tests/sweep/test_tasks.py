@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -281,6 +282,23 @@ def test_worker_with_other_code_is_refused(own_cache, monkeypatch):
     part = tasks(1)[0].part
     with pytest.raises(BadInputError, match="a worker runs another version of lmmem"):
         sweep._measure_on_worker(part, sweep_tasks.slow, (1, 0), "another")
+
+
+def test_threads_of_a_worker_read_its_code_one_after_another(own_cache, monkeypatch):
+    reading = threading.Lock()
+
+    def code() -> str:
+        assert reading.acquire(blocking=False), "two at once, which Python 3.11 answers with a SystemError"
+        time.sleep(0.05)
+        reading.release()
+        return "mine"
+
+    monkeypatch.setattr(sweep, "code_hash", code)
+    with ThreadPoolExecutor(4) as pool:
+        done = [
+            pool.submit(sweep._measure_on_worker, task.part, task.measure, task.arguments, "mine") for task in tasks(4)
+        ]
+    assert all(future.result() for future in done)
 
 
 @pytest.mark.parametrize("where", ["", "local:1"])
