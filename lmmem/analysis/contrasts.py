@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lmmem.analysis import stationarity
+from lmmem.analysis import event_study, stationarity
 from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
-from lmmem.protocol import CONTINUATION
 
 __all__ = [
     "after_last",
@@ -200,14 +199,14 @@ def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: s
         alone = measured[measured.step.isin(steps[-k:])].groupby("index")[["cross_entropy", "kl_ld"]].mean()
         both = mean.merge(alone.add_suffix("_alone"), left_on="index", right_index=True)
         both = both.assign(
-            bits=(both.cross_entropy_alone - both.cross_entropy) * CONTINUATION / np.log(2),
+            bits=event_study.BITS * (both.cross_entropy_alone - both.cross_entropy),
             tokens=both.kl_ld_alone - both.kl_ld,
         )
         over = over_twins(both, "bits", ["arm"], twins=twins, seed=seed).set_index("arm")
         for arm, passages in both.groupby("arm", sort=True):
             found = {name: bootstrap(np.mean, passages[name], seed=seed) for name in ("bits", "tokens")}
-            beyond = _short(Interval(*over.loc[arm])) if arm in over.index else ""
-            said = {"bits": _short(found["bits"]), "kl-LD": _short(found["tokens"]), "bits over twins": beyond}
+            beyond = Interval(*over.loc[arm]).brief() if arm in over.index else ""
+            said = {"bits": found["bits"].brief(), "kl-LD": found["tokens"].brief(), "bits over twins": beyond}
             lines.append({"checkpoints": k, "arm": arm, "n": len(passages), **said})
     return pd.DataFrame(lines)
 
@@ -245,7 +244,7 @@ def after_last(
     if pairs.empty:
         raise ValueError(
             f"{len(exposed)} passages of {', '.join(arms)} are followed for {least} checkpoints or more after their "
-            f"last presentation, and {len(pairs)} have an unexposed one in their block: one of each is needed"
+            "last presentation, and none has an unexposed one in its block: one of each is needed"
         )
     found = {}
     for name, table in (("exposed", exposed), ("unexposed", pairs)):
@@ -279,7 +278,7 @@ def fluctuations(
             ("variance ratio over 4 checkpoints", stationarity.variance_ratio),
             ("autocorrelation", stationarity.autocorrelation),
         ):
-            lines[said] = _short(find(table, value, clusters="file", seed=seed))
+            lines[said] = find(table, value, clusters="file", seed=seed).brief()
         try:
             for line in stationarity.unit_roots(table, value).itertuples():
                 lines[f"{line.test} rejects, of series tested"] = f"{line.rejected} of {line.of}"
@@ -287,10 +286,6 @@ def fluctuations(
             lines["ADF and KPSS"] = str(error)
         told[f"{name} ({table['index'].nunique()})"] = lines
     return pd.DataFrame(told).fillna("")
-
-
-def _short(interval: Interval) -> str:
-    return f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def stacked(tables: Mapping[str, pd.DataFrame], name: str = "study") -> pd.DataFrame:

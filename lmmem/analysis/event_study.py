@@ -16,7 +16,7 @@ Degrees of freedom are the effective number of clusters less 1 (Carter, Schnepel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ __all__ = [
     "early_against_late",
     "faded",
     "half_life",
+    "once_and_never",
     "over_cohorts",
     "palimpsest",
     "randomised",
@@ -116,6 +117,25 @@ def bits(measured: pd.DataFrame) -> pd.Series:
     return -BITS * measured.cross_entropy
 
 
+def once_and_never(steps: Sequence[int], group: str = "spread") -> dict[str, Any]:
+    """The arguments that estimates of one page share: arm, twins, every, earliest.
+
+    Parameters
+    ----------
+    steps : of the checkpoints, ascending; the last two say how far they are apart.
+    group : of those met once and of those never met.
+
+    Returns
+    -------
+    earliest is after 8 % of training, which of `pocket` is step 120 (book/plan.md, "Estimands").
+
+    >>> once_and_never([0, 1_440, 1_500])
+    {'arm': 'spread 1', 'twins': 'spread 0', 'every': 60, 'earliest': 120}
+    """
+    every, earliest = steps[-1] - steps[-2], steps[-1] * 2 // 25
+    return {"arm": f"{group} 1", "twins": f"{group} 0", "every": every, "earliest": earliest}
+
+
 def faded(since: np.ndarray) -> np.ndarray:
     """An effect to plant, in bits: 80 that fade by half in 120 steps."""
     return 80 * 0.5 ** (since / 120)
@@ -187,13 +207,13 @@ def by_lag(
     return _told_bins(lines, every, _fit(t, lines, _bins(lines, every), _Term(value, twins)), level)
 
 
-def by_organism(runs: pd.DataFrame, value: str = "both", **shared: Any) -> pd.DataFrame:
-    """:func:`by_lag` of each organism.
+def by_organism(runs: pd.DataFrame, find: Callable[..., pd.DataFrame] = by_lag, **options: Any) -> pd.DataFrame:
+    """An estimate of each organism.
 
     Parameters
     ----------
     runs : `measured` of several, told apart by a column organism; passages that are not followed are left out.
-    value, shared : as for :func:`by_lag`.
+    find : :func:`by_lag`, :func:`half_life` or another of these. options : its arguments.
 
     Returns
     -------
@@ -202,7 +222,7 @@ def by_organism(runs: pd.DataFrame, value: str = "both", **shared: Any) -> pd.Da
     found = []
     for name, measured in runs.groupby("organism", sort=False):
         followed = measured.groupby("index").step.transform("nunique") == measured.step.nunique()
-        found.append(by_lag(measured[followed], value, **shared).assign(organism=name))
+        found.append(find(measured[followed], **options).assign(organism=name))
     return pd.concat(found, ignore_index=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 __all__ = [
     "add_relative_axis",
     "mark_of",
+    "plot_beside",
     "plot_curve",
     "plot_design",
     "plot_facets",
@@ -169,6 +170,27 @@ def plot_facets(table: pd.DataFrame, x: str, facet: str, *, hue: str, **options:
             ax.set_ylabel("")
         if hue != facet and table.groupby(facet)[hue].unique().map(tuple).nunique() == 1:
             ax.get_legend().set_visible(ax is axes[0][-1])
+    figure.tight_layout()
+    return list(axes[0])
+
+
+def plot_beside(tables: Mapping[str, pd.DataFrame], x: str, **options: Any) -> list[Axes]:
+    """One :func:`plot_curve` beside another, a table each, with a y axis of its own and a line at 0.
+
+    Parameters
+    ----------
+    tables : by what their y axis is called.
+    x, options : as for :func:`plot_curve`.
+
+    Returns
+    -------
+    The axes, in the order of the tables.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(9.5, 4), squeeze=False)
+    for ax, (label, table) in zip(axes[0], tables.items(), strict=True):
+        plot_curve(table, x, ax=ax, **options)
+        ax.axhline(0, color="0.6", lw=0.8)
+        ax.set_ylabel(label)
     figure.tight_layout()
     return list(axes[0])
 

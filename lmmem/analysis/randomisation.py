@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 from statsmodels.stats.power import TTestIndPower
 
-from lmmem.analysis.statistics import LEVEL, Interval
+from lmmem.analysis.statistics import LEVEL, Interval, check_columns
 
 __all__ = [
     "Equivalence",
@@ -29,6 +29,7 @@ __all__ = [
     "power",
     "power_by_simulation",
     "proportion",
+    "verdict_on",
 ]
 
 PERMUTATIONS = 9_999  # and the observed one
@@ -220,7 +221,7 @@ def permutation_test(
     >>> permutation_test(found, "bits", found.bits > 5).estimate
     6.25
     """
-    _columns(table, [value, block])
+    check_columns(table, [value, block])
     values = _finite("a permutation test", value, table[value])
     side, numbers, left_out = _sides(exposed, table[block], len(values))
     kept = numbers >= 0
@@ -272,7 +273,7 @@ def compare_arms(
     ['above 0', 'not established']
     """
     by = list(by)
-    _columns(table, ["index", "arm", "presentations", "block", "file", value, *by])
+    check_columns(table, ["index", "arm", "presentations", "block", "file", value, *by])
     if not (table.arm == twins).any():
         raise ValueError(f"no passage is of arm {twins!r}, the twins; there are {', '.join(sorted(set(table.arm)))}")
     if not (table.presentations > 0).any():
@@ -453,9 +454,18 @@ def equivalence(
         return cluster_difference(values, exposed, blocks, clusters, level)
 
     narrow = at(1 - 2 * ALPHA)
+    return Equivalence(verdict_on(narrow, at(LEVEL), margin), *narrow)
+
+
+def verdict_on(narrow: Interval, wide: Interval, margin: float) -> str:
+    """Equivalence by the 90 % and the 95 % interval of one estimate, as :func:`equivalence` says.
+
+    >>> verdict_on(Interval(0.2, -0.5, 0.9, 20), Interval(0.2, -0.7, 1.1, 20), margin=1)
+    'equivalent'
+    """
     if -margin < narrow.low and narrow.high < margin:
-        return Equivalence("equivalent", *narrow)
-    return Equivalence("different" if at(LEVEL).excludes_zero else "undecided", *narrow)
+        return "equivalent"
+    return "different" if wide.excludes_zero else "undecided"
 
 
 def _against(arm: pd.DataFrame, twins: pd.DataFrame, value: str, permutations: int, seed: int) -> tuple[float, ...]:
@@ -475,11 +485,6 @@ def _interval(
     variance = (clusters - 1) / clusters * float(((influence / (1 - weight)) ** 2).sum())
     half = float(stats.t.ppf((1 + level) / 2, clusters - 1 if degrees is None else degrees)) * variance**0.5
     return Interval(estimate, estimate - half, estimate + half, n)
-
-
-def _columns(table: pd.DataFrame, needed: Sequence[str]) -> None:
-    if missing := [column for column in needed if column not in table]:
-        raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
 
 
 def _finite(what: str, name: str, column: ArrayLike) -> np.ndarray:

@@ -71,8 +71,8 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     x = exposed.presentations
     ahead = over_twins(doses.assign(ahead=-doses.cross_entropy), "ahead", ["presentations"], seed=seed)
     recall = mean_by(doses, "presentations", "memorised", seed)
-    told = exposed.memorised.mean()
-    half = f"from {half_point(x, exposed.memorised, seed):.1f} presentations on" if 0 < told < 1 else "in no arm"
+    share = exposed.memorised.mean()
+    half = f"from {half_point(x, exposed.memorised, seed):.1f} presentations on" if 0 < share < 1 else "in no arm"
     curves = compare_curves(x, exposed.kl_ld, top)
     return {
         "trace": told_from(ahead.presentations, ahead.low > 0),
@@ -80,7 +80,7 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
         "fewest": int(ahead.presentations.min()),
         "once": interval(ahead, presentations=ahead.presentations.min()),
         "slope": fit_log_linear(x, exposed.kl_ld, seed),
-        "half": "in all arms" if told == 1 else half,
+        "half": "in all arms" if share == 1 else half,
         "odds": fit_logistic(x, exposed.memorised, seed),
         "loss": fit_log_linear(x, exposed.cross_entropy, seed),
         "natural_slope": fit_log_linear(natural.repeats, natural.kl_ld, seed),
@@ -237,6 +237,11 @@ def temperature(best: pd.DataFrame, seed: int = 0) -> Numbers:
 
 
 MARGIN = 1.0  # token of kl-LD: a smaller difference is none (book/plan.md, decision rule 2)
+NOTICED = {
+    "equivalent": f"kl-LD does not notice: its 90 % interval lies within {MARGIN:g} token",
+    "different": "kl-LD notices",
+    "undecided": "whether kl-LD notices is undecided",
+}
 TENTH = 0.1  # of the first bits: a smaller bias is none (decision rule 5)
 
 
@@ -257,14 +262,10 @@ def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
     all exposures together.
     """
     arm, twins = shared["arm"], shared["twins"]
-    bits, kl = (event_study.by_lag(measured, value, **shared) for value in ("both", "kl_ahead"))
-    narrow = event_study.by_lag(measured, "kl_ahead", **shared, level=0.9).iloc[0]
-    first, first_kl = (interval(table, lag=table.lag[0]) for table in (bits, kl))
-    held, held_kl = (int((table.low > 0).cumprod().sum()) for table in (bits, kl))
-    if narrow.low > -MARGIN and narrow.high < MARGIN:
-        noticed = f"kl-LD does not notice: its 90 % interval lies within {MARGIN:g} token"
-    else:
-        noticed = "kl-LD notices" if first_kl.excludes_zero else "whether kl-LD notices is undecided"
+    bits, held = _held(measured, "both", shared)
+    kl, held_kl = _held(measured, "kl_ahead", shared)
+    narrow = event_study.by_lag(measured, "kl_ahead", **shared, level=0.9)
+    first, first_kl, first_narrow = (interval(table, lag=table.lag[0]) for table in (bits, kl, narrow))
     end = measured[measured.step == measured.step.max()]
     last = interval(event_study.by_presentations(end[end.arm.isin([arm, twins])], twins), arm=arm)
     end_kl = over_twins(end.assign(ahead=-end.kl_ld), "ahead", ["arm"], twins=twins)
@@ -272,9 +273,9 @@ def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
         "bits": first,
         "kl": first_kl,
         "leaves": told_side(first, "one exposure leaves information"),
-        "noticed": noticed,
-        "lasts": f"for {bits.since[held - 1]:.0f} steps" if held else "at no checkpoint",
-        "kl_lasts": f"for {kl.since[held_kl - 1]:.0f} steps" if held_kl else "at no checkpoint",
+        "noticed": NOTICED[randomisation.verdict_on(first_narrow, first_kl, MARGIN)],
+        "lasts": _told_held(bits, held),
+        "kl_lasts": _told_held(kl, held_kl),
         "bits_last": interval(bits, lag=bits.lag[max(held - 1, 0)]),
         "end": last,
         "end_kl": interval(end_kl, arm=arm),
@@ -427,24 +428,40 @@ def organisms(runs: pd.DataFrame) -> Numbers:
     if runs.empty or runs.organism.nunique() < 2:
         number = 0 if runs.empty else runs.organism.nunique()
         raise ValueError(f"an interval over organisms needs two that were measured, got {number}: make replicates")
-    bits, kl = (event_study.by_organism(runs, value).drop_duplicates("organism") for value in ("both", "kl_ahead"))
-    followed = runs.groupby("index").step.transform("nunique") == runs.step.nunique()
-    halves = [event_study.half_life(run).estimate[0] for _, run in runs[followed].groupby("organism")]
+    bits, kl = (
+        event_study.by_organism(runs, value=value).drop_duplicates("organism") for value in ("both", "kl_ahead")
+    )
+    halves = event_study.by_organism(runs, event_study.half_life).estimate
     return {
         "bits": randomisation.cluster_mean(bits.estimate, bits.organism),
         "kl": randomisation.cluster_mean(kl.estimate, kl.organism),
         "spread": float(bits.estimate.std()),
-        "halves": f"{min(halves):.0f} to {max(halves):.0f}",
+        "halves": f"{halves.min():.0f} to {halves.max():.0f}",
         "organisms": runs.organism.nunique(),
     }
 
 
 def front(measured: pd.DataFrame, shared: Shared) -> Numbers:
-    """What the book opens with: of :func:`once`, bits, kl, lasts and kl_lasts; half-life, and which lasts longer."""
-    found = once(measured, shared)
-    both, kl = (event_study.by_lag(measured, value, **shared) for value in ("both", "kl_ahead"))
-    longer = int((both.low > 0).cumprod().sum()) > int((kl.low > 0).cumprod().sum())
-    return {name: found[name] for name in ("bits", "kl", "lasts", "kl_lasts")} | {
+    """What the book opens with: bits, kl, lasts and kl_lasts of :func:`once`; half-life, and which lasts longer."""
+    bits, held = _held(measured, "both", shared)
+    kl, held_kl = _held(measured, "kl_ahead", shared)
+    return {
+        "bits": interval(bits, lag=bits.lag[0]),
+        "kl": interval(kl, lag=kl.lag[0]),
+        "lasts": _told_held(bits, held),
+        "kl_lasts": _told_held(kl, held_kl),
         "half": event_study.half_life(measured, **shared).told[0],
-        "longer": "recognised for longer than it is recalled" if longer else "recalled as long as it is recognised",
+        "longer": "recognised for longer than it is recalled"
+        if held > held_kl
+        else "recalled as long as it is recognised",
     }
+
+
+def _held(measured: pd.DataFrame, value: str, shared: Shared) -> tuple[pd.DataFrame, int]:
+    """A value by time since exposure, and in how many bins from the first on its interval stays above 0."""
+    table = event_study.by_lag(measured, value, **shared)
+    return table, int((table.low > 0).cumprod().sum())
+
+
+def _told_held(table: pd.DataFrame, held: int) -> str:
+    return f"for {table.since[held - 1]:.0f} steps" if held else "at no checkpoint"

@@ -21,7 +21,7 @@ from statsmodels.tsa.adfvalues import mackinnoncrit, mackinnonp
 from statsmodels.tsa.stattools import adfuller, kpss
 
 from lmmem.analysis.randomisation import ALPHA, PERMUTATIONS, proportion
-from lmmem.analysis.statistics import RESAMPLES, Interval
+from lmmem.analysis.statistics import RESAMPLES, Interval, check_columns
 
 __all__ = ["autocorrelation", "reversal_test", "transitions", "uncovered", "unit_roots", "variance_ratio"]
 
@@ -369,8 +369,7 @@ class _Panel(NamedTuple):
 
 def _panel(table: pd.DataFrame, value: str, what: str, least: int, clusters: str | None = None) -> _Panel:
     needed = ["index", "step", value, *([] if clusters is None else [clusters])]
-    if missing := [column for column in needed if column not in table]:
-        raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
+    check_columns(table, needed)
     if table.empty:
         raise ValueError(f"{what} needs sequences; the table is empty")
     sequence, names = pd.factorize(table["index"], sort=True)

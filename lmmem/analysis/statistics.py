@@ -19,6 +19,7 @@ __all__ = [
     "best_of",
     "best_of_table",
     "bootstrap",
+    "check_columns",
     "compare_curves",
     "fit_excess",
     "fit_interaction",
@@ -53,6 +54,10 @@ class Interval(NamedTuple):
         """Whether the interval lies wholly on one side of 0."""
         return self.low > 0 or self.high < 0
 
+    def brief(self, digits: int = 2) -> str:
+        """Without its n, for cells of a table: ``"1.0 (0.5 to 1.5)"``."""
+        return f"{self.estimate:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
     def __format__(self, spec: str) -> str:
         """A sentence fragment, numbers in the given format: ``f"{interval:.1f}"``."""
         spec = spec or ".2f"
@@ -80,9 +85,8 @@ def told(table: pd.DataFrame, lines: str, columns: str, digits: int = 1) -> pd.D
     >>> told(pd.DataFrame({"m": [1], "arm": ["a"], "estimate": [1.0], "low": [0.5], "high": [1.5]}), "m", "arm").a[1]
     '1.0 (0.5 to 1.5)'
     """
-    cells = [
-        f"{line.estimate:.{digits}f} ({line.low:.{digits}f} to {line.high:.{digits}f})" for line in table.itertuples()
-    ]
+    ends = zip(table.estimate, table.low, table.high, strict=True)
+    cells = [Interval(*one, n=0).brief(digits) for one in ends]
     return table.assign(told=cells).pivot(index=lines, columns=columns, values="told")
 
 
@@ -106,6 +110,17 @@ def _one(table: pd.DataFrame, where: Mapping[str, object]) -> pd.Series:
     if len(found) != 1:
         raise ValueError(f"{len(found)} lines have {dict(where)}: one is needed")
     return found.iloc[0]
+
+
+def check_columns(table: pd.DataFrame, needed: Sequence[str]) -> None:
+    """Refuse a table without some of the columns, and name these and those that there are.
+
+    >>> check_columns(pd.DataFrame({"arm": []}), ["arm", "block"])
+    Traceback (most recent call last):
+    ValueError: no column block; there are arm
+    """
+    if missing := [column for column in needed if column not in table]:
+        raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
 
 
 def bootstrap(statistic: Callable[..., float], *columns: ArrayLike, seed: int = 0) -> Interval:

@@ -165,10 +165,10 @@ def greedy_table(
     One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
     cross_entropy (nats per token), rms (of the weights).
     """
-    at = step if mean_of is None else max(mean_of, default=None)
+    steps = [] if mean_of is None else sorted({resolve_step(name, one) for one in mean_of})
+    at = steps[-1] if steps else step
     every, numbers, tokens = _settings(name, corpus, index, at, dtype, device, scheduler, keep_tokens)
     if mean_of is not None:
-        steps = sorted({resolve_step(name, one) for one in mean_of})
         every = [settings | {"mean_of": steps, "weights": _weights_id(name, steps)} for settings in every]
     tasks = [_task(Part("greedy", settings), _greedy_part, len(tokens), numbers, tokens) for settings in every]
     return _measured(tasks, scheduler, "greedy continuations")

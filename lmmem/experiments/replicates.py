@@ -29,7 +29,9 @@ KEPT = {
     **{"z_complexity": "float32", "exposure_step": "Int16", "last_step": "Int16", "step": "int16"},
     **{"cross_entropy": "float32", "kl_ld": "int8"},
 }
-PASSAGES = 1_000_000  # more than any organism has: tells passages of different organisms apart
+# As they are computed with: what is kept narrow would overflow.
+WIDE = {column: {"i": "int64", "I": "Int64"}[kind[0]] for column, kind in KEPT.items() if kind[0] in "iI"}
+PASSAGES, BLOCKS = 1_000_000, 1_000  # more than any organism has: tell those of different organisms apart
 
 
 def measure(name: str, folder: Path = FOLDER) -> Path:
@@ -74,9 +76,8 @@ def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFr
     for number, name in enumerate(names):
         if (folder / f"{name}.parquet").exists():
             table, _ = tables.load(folder / f"{name}.parquet")
-            wide = {name: "Int64" if kind == "Int16" else "int64" for name, kind in KEPT.items() if "nt" in kind}
-            table = table.astype(wide)
-            index, block = number * PASSAGES + table.canary, number * 1_000 + table.block
+            table = table.astype(WIDE)
+            index, block = number * PASSAGES + table.canary, number * BLOCKS + table.block
             found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*KEPT, "organism", "index"])
 

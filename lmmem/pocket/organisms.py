@@ -24,9 +24,17 @@ from lmmem.inference.scoring import cross_entropy
 from lmmem.measures.complexity import z_complexity
 from lmmem.pocket import design, text
 from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
-from lmmem.pocket.training import TERMS, fit, folder_name, missing_checkpoints
+from lmmem.pocket.training import LOG, TERMS, fit, folder_name, whole_checkpoints
 from lmmem.protocol import split
-from lmmem.storage.files import DamagedError, cache_folder, check_folder, folder_being_written, sha256_of, write_whole
+from lmmem.storage.files import (
+    DamagedError,
+    cache_folder,
+    check_folder,
+    folder_being_written,
+    recorded_sha256,
+    sha256_of,
+    write_whole,
+)
 from lmmem.storage.provenance import environment
 
 __all__ = [
@@ -105,9 +113,10 @@ def train(name: str) -> Path:
     """
     recipe, data, folder = RECIPES[name], data_folder(name), organism_folder(name)
     with lock(folder):
-        if missing_checkpoints(folder, recipe):
+        whole = whole_checkpoints(folder, recipe)
+        if whole != list(recipe.checkpoints) or not (folder / LOG).exists():
             rows = np.load(data / "rows.npy", mmap_mode="r")
-            fit(name, recipe, rows, sha256_of(data / "rows.npy"), _tokenizer(data), folder)
+            fit(name, recipe, rows, recorded_sha256(data / "rows.npy"), _tokenizer(data), folder, whole)
     return folder
 
 

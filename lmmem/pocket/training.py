@@ -23,7 +23,7 @@ from lmmem.pocket.recipe import Recipe
 from lmmem.storage.files import DamagedError, check_folder, folder_being_written, write_whole
 from lmmem.storage.provenance import environment
 
-__all__ = ["TERMS", "fit", "folder_name", "missing_checkpoints"]
+__all__ = ["LOG", "TERMS", "fit", "folder_name", "whole_checkpoints"]
 
 TERMS = "training.json"  # precision, threads and data of the training, written when it begins
 LOG = "training_log.parquet"
@@ -32,13 +32,19 @@ STATE = "training_state.pt"  # optimizer moments and losses, beside the newest c
 STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run
 
 
-def missing_checkpoints(folder: Path, recipe: Recipe) -> bool:
-    """Whether any checkpoint, or the log, is absent from an organism's folder, or damaged."""
-    return _whole(folder, recipe) != list(recipe.checkpoints) or not (folder / LOG).exists()
+def whole_checkpoints(folder: Path, recipe: Recipe) -> list[int]:
+    """The steps whose checkpoints are in an organism's folder, undamaged; those that are damaged are told of."""
+    return [step for step in recipe.checkpoints if _is_whole(folder / folder_name(step))]
 
 
 def fit(
-    name: str, recipe: Recipe, rows: np.ndarray, rows_sha256: str, tokenizer: PreTrainedTokenizerFast, folder: Path
+    name: str,
+    recipe: Recipe,
+    rows: np.ndarray,
+    rows_sha256: str,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    whole: list[int],
 ) -> None:
     """Train on rows from the newest checkpoint that is whole, and leave torch's random state as it was.
 
@@ -49,13 +55,20 @@ def fit(
     rows : (n, w) token ids in training order; rows_sha256 : of their file.
     tokenizer : saved with each checkpoint.
     folder : where checkpoints, terms, states and the log are.
+    whole : as :func:`whole_checkpoints` gives them.
     """
     with torch.random.fork_rng(devices=[]):
-        _fit(name, recipe, rows, _terms(folder, rows_sha256), tokenizer, folder)
+        _fit(name, recipe, rows, _terms(folder, rows_sha256), tokenizer, folder, whole)
 
 
 def _fit(
-    name: str, recipe: Recipe, rows: np.ndarray, terms: Terms, tokenizer: PreTrainedTokenizerFast, folder: Path
+    name: str,
+    recipe: Recipe,
+    rows: np.ndarray,
+    terms: Terms,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    whole: list[int],
 ) -> None:
     torch.manual_seed(recipe.seed)
     model = GPTNeoXForCausalLM(
@@ -73,7 +86,7 @@ def _fit(
     model.set_attn_implementation("eager")  # on short rows its gradient takes a third of the time of the fused one's
     muon, adamw = _optimizers(model, recipe)
     losses: list[tuple[float, float]] = []  # nats per token, seconds since the run began
-    begin = _resume(folder, recipe, _whole(folder, recipe), model, muon, adamw, losses)
+    begin = _resume(folder, recipe, whole, model, muon, adamw, losses)
     if begin is None:
         begin = 0
         _save(folder, recipe, 0, model, tokenizer, muon, adamw, losses)
@@ -202,10 +215,6 @@ def _resume(
         losses.extend(state["losses"])
         return step
     return None
-
-
-def _whole(folder: Path, recipe: Recipe) -> list[int]:
-    return [step for step in recipe.checkpoints if _is_whole(folder / folder_name(step))]
 
 
 def _is_whole(folder: Path) -> bool:
