@@ -13,11 +13,11 @@ import papermill
 import pytest
 import yaml
 
+from tests.pages import PAGES, SECTIONS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature", "05_dynamics"]
-PAGES = [*SECTIONS, "costs", "intro", "scaling"]
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 

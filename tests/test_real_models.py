@@ -11,16 +11,16 @@ import nbformat
 import pytest
 
 from tests import stand_ins
+from tests.pages import SECTIONS
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["01_repetition", "02_complexity", "03_perturbation", "04_temperature", "05_dynamics"]
 STEPS = {"pythia1b": 11_000, "amber7b": 101}
 
 
 @pytest.mark.parametrize("model", STEPS)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", SECTIONS)
 def test_page_runs_on_the_real_names_with_nothing_but_the_name(loopback, tmp_path, page, model):
     if model == "pythia1b":
         stand_ins.serve_pythia(loopback, tmp_path)

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from tests import stand_ins
+from tests.pages import SECTIONS
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ def mine(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", ["01_repetition", "02_complexity", "03_perturbation", "04_temperature", "05_dynamics"])
+@pytest.mark.parametrize("page", SECTIONS)
 def test_command_of_the_recipe_runs_every_page_on_a_model_of_ones_own(mine, page):
     (command,) = blocks(RECIPES, "bash")
     papermill, _, _, *parameters = shlex.split(command)
