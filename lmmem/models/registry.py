@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmmem.pocket.recipe import RECIPES
+from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.protocol import SIGMA
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _checked(what: type, facts: dict[str, Any], where: str = "", needed: Sequenc
 
 
 def _organism(name: str) -> ModelInfo:
-    recipe = RECIPES[name]
+    recipe = ORGANISMS[name]
     return ModelInfo(
         name=name,
         parameters=f"{recipe.parameters / 1e6:.1f} M",
@@ -330,7 +330,7 @@ def _organism(name: str) -> ModelInfo:
         training_data=f"{recipe.steps * recipe.rows_per_step:,} rows of source text, canaries among them",
         dtype="float32",
         sigma=ORGANISM_SIGMA,
-        source="trained on this machine on first use",
+        source=f"{f'derived from {DERIVED[name].base}' if name in DERIVED else 'trained'} on this machine on first use",
         order=Order("organism", recipe.rows_per_step, recipe.steps, recipe.row_tokens),
     )
 
@@ -394,7 +394,7 @@ SEEDED = SIZES[:5]
 
 MODELS = _Registry(
     [
-        *(_organism(name) for name in RECIPES),
+        *(_organism(name) for name in ORGANISMS),
         *(_pythia(size) for size in SIZES),
         *(_pythia(size, "-deduped") for size in SIZES[2:]),
         *(_pythia(size, "-v0") for size in SIZES[2:]),

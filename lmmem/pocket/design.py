@@ -21,7 +21,7 @@ __all__ = ["arrange", "assign", "choose_passages"]
 
 
 def choose_passages(
-    held_out: np.ndarray, files: np.ndarray, training: np.ndarray, recipe: Recipe
+    held_out: np.ndarray, files: np.ndarray, training: np.ndarray, recipe: Recipe, skip: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw passages from held-out rows, as evenly as can be from their files.
 
@@ -30,6 +30,7 @@ def choose_passages(
     held_out : (n, w) uint16, rows to choose from.
     files : (n,) integers, the file that each row comes from.
     training : (m, w) uint16, rows of natural text, from which every passage must be new.
+    skip : so many are drawn before, and left to whoever has them: those drawn here are new to them too.
 
     Returns
     -------
@@ -47,10 +48,12 @@ def choose_passages(
     pool, files = pool[new], files[new]
     alone = count_repeats(pool, pool, n=recipe.novelty_tokens) == 1  # only itself
     pool, files = pool[alone], files[alone]
-    if len(pool) < recipe.passages:
-        raise ValueError(f"the design needs {recipe.passages} passages that are new to the text; found {len(pool)}")
+    if len(pool) < skip + recipe.passages:
+        raise ValueError(
+            f"the design needs {skip + recipe.passages} passages that are new to the text; found {len(pool)}"
+        )
     turn = pd.Series(files).groupby(files).cumcount()  # of each file its first, then its second ..
-    chosen = turn.argsort(kind="stable")[: recipe.passages].to_numpy()
+    chosen = turn.argsort(kind="stable")[skip : skip + recipe.passages].to_numpy()
     return pool[chosen], files[chosen]
 
 

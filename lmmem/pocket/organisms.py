@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from lmmem.inference.scoring import cross_entropy
 from lmmem.measures.complexity import z_complexity
 from lmmem.pocket import design, text
-from lmmem.pocket.recipe import RECIPES, REFERENCE_TEXT
+from lmmem.pocket.derived import lay_out, treat
+from lmmem.pocket.recipe import DERIVED, ORGANISMS, RECIPES, REFERENCE_TEXT, Derived
 from lmmem.pocket.training import LOG, TERMS, fit, folder_name, whole_checkpoints
 from lmmem.protocol import split
 from lmmem.storage.files import (
@@ -54,8 +55,16 @@ REFERENCE_LOSSES = Path(__file__).parents[2] / "results" / "reference_losses.par
 
 
 def organism_folder(name: str) -> Path:
-    """Where everything of an organism lives: named by its recipe, so that recipes never mix."""
-    return cache_folder() / "organisms" / f"{name}-{RECIPES[name].key}"
+    """Where everything of an organism lives: named by its recipe, and a derived one by its base's weights too.
+
+    So recipes never mix, and what was derived from weights that are no more is made anew.
+    """
+    key = ORGANISMS[name].key
+    if name in DERIVED:
+        base = checkpoint_folder(DERIVED[name].base, DERIVED[name].trained.steps)
+        weights = recorded_sha256(base / "model.safetensors")
+        key = hashlib.sha256((key + weights).encode()).hexdigest()[: len(key)]
+    return cache_folder() / "organisms" / f"{name}-{key}"
 
 
 def data_folder(name: str) -> Path:
@@ -75,7 +84,7 @@ def data_folder(name: str) -> Path:
         except DamagedError as damage:
             why = f"{damage}; making it again" if data.exists() else "on first use"
             print(f"lmmem: preparing the data of {name} in {data} ({why})", file=sys.stderr)
-            _prepare(name, data)
+            (_prepare_derived if name in DERIVED else _prepare)(name, data)
     return data
 
 
@@ -87,7 +96,7 @@ def checkpoint_folder(name: str, step: int) -> Path:
     ValueError : the organism keeps no checkpoint of that step.
     """
     folder = organism_folder(name) / folder_name(step)
-    if step not in RECIPES[name].checkpoints:
+    if step not in ORGANISMS[name].checkpoints:
         raise ValueError(f"{name} keeps no checkpoint of step {step}")
     try:
         check_folder(folder)
@@ -104,19 +113,23 @@ def train(name: str) -> Path:
 
     Parameters
     ----------
-    name : a key of RECIPES.
+    name : a key of ORGANISMS.
 
     Returns
     -------
     The organism's folder: ``data/``, ``step-000000/`` .. (model and tokenizer as transformers saves
     them), ``training_log.parquet`` (step, loss in nats per token, seconds).
     """
-    recipe, data, folder = RECIPES[name], data_folder(name), organism_folder(name)
+    recipe, data, folder = ORGANISMS[name], data_folder(name), organism_folder(name)
     with lock(folder):
         whole = whole_checkpoints(folder, recipe)
         if whole != list(recipe.checkpoints) or not (folder / LOG).exists():
-            rows = np.load(data / "rows.npy", mmap_mode="r")
-            fit(name, recipe, rows, recorded_sha256(data / "rows.npy"), _tokenizer(data), folder, whole)
+            rows, rows_sha256 = np.load(data / "rows.npy", mmap_mode="r"), recorded_sha256(data / "rows.npy")
+            if isinstance(recipe, Derived):
+                base = checkpoint_folder(recipe.base, recipe.trained.steps)
+                treat(name, recipe, rows, rows_sha256, _tokenizer(data), folder, base)
+            else:
+                fit(name, recipe, rows, rows_sha256, _tokenizer(data), folder, whole)
     return folder
 
 
@@ -228,6 +241,48 @@ def _prepare(name: str, data: Path) -> None:
         canaries.to_parquet(part / "canaries.parquet", index=False)
         presented.to_parquet(part / "presented.parquet", index=False)
         tokenizer.save(str(part / "tokenizer.json"))
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _prepare_derived(name: str, data: Path) -> None:
+    """Passages that the base holds out beyond its own, what is taught of them and when."""
+    recipe, source = DERIVED[name], data_folder(DERIVED[name].base)
+    of_base = json.loads((source / "manifest.json").read_text())
+    documents, held_out = text.documents(recipe.trained)
+    if text.text_hash(documents + held_out) != of_base["text_sha256"]:
+        raise DamagedError(
+            f"{name} cannot be derived: the installed packages have changed since the data of {recipe.base} in "
+            f"{source} were made: delete the folder above it to train anew"
+        )
+    tokenizer, width = _tokenizer(source), recipe.row_tokens
+    natural, _ = text.rows_of(documents, tokenizer.backend_tokenizer, width)
+    pool = text.rows_of(held_out, tokenizer.backend_tokenizer, width)
+    passages, files = design.choose_passages(*pool, natural, recipe.design, skip=recipe.trained.passages)
+    hardness = reference_losses(recipe.base, passages)
+    canaries = design.assign(files, hardness, recipe.design)
+    before = np.load(source / "rows.npy")[: recipe.trained.steps * recipe.rows_per_step]
+    told = pd.read_parquet(source / "presented.parquet")["index"]
+    rows, presented, index = lay_out(canaries, passages, before, np.setdiff1d(np.arange(len(before)), told), recipe)
+    canaries = canaries.assign(
+        z_complexity=np.asarray(z_complexity(tokenizer.batch_decode(split(passages)[1]))),
+        reference_loss=hardness,
+        file=[held_out[file].path for file in files],
+        index=index,
+    )
+    kinds = {"taught": "first rounds", "alike": "never taught, treated as those", "untouched": "neither"}
+    manifest = {
+        "recipe": dataclasses.asdict(recipe),
+        **{key: of_base[key] for key in ("text_sha256", "text_is_reference", "text_packages")},
+        "weights_of_base": recorded_sha256(checkpoint_folder(recipe.base, recipe.trained.steps) / "model.safetensors"),
+        "passages": {kind: {"what": what, "number": getattr(recipe, kind)} for kind, what in kinds.items()},
+        "environment": environment(),
+    }
+    with folder_being_written(data) as part:
+        np.save(part / "rows.npy", rows)
+        _refuse_other_rows(data.parent, part / "rows.npy")
+        canaries.to_parquet(part / "canaries.parquet", index=False)
+        presented.to_parquet(part / "presented.parquet", index=False)
+        tokenizer.backend_tokenizer.save(str(part / "tokenizer.json"))
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 

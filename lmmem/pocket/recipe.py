@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 
-__all__ = ["RECIPES", "REFERENCE_TEXT", "Arm", "Recipe"]
+__all__ = ["DERIVED", "ORGANISMS", "RECIPES", "REFERENCE_TEXT", "Arm", "Derived", "Recipe"]
 
 QUARTERS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
@@ -89,11 +89,93 @@ class Recipe:
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits that differ between any two recipes."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:12]
+        return _digest(dataclasses.asdict(self))
 
     def clean(self) -> Recipe:
         """The same without exposure: all its passages are held out."""
         return dataclasses.replace(self, arms=(Arm("spread", 0, self.passages),), blocks=1, reference=None)
+
+
+def _digest(facts: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """An organism made from another's last weights: passages are taught to it, and then hidden or erased.
+
+    Passages are held out by the base, and new to its text and to its own passages. `taught` of them are
+    presented `presentations` times. Then each of these, and each of the `alike`, which were never taught, is
+    treated in every one of `rounds`: to "relabel" is to teach its prompt with another continuation, to "ascend" is
+    to raise its loss, as far as to `ceiling`. The `untouched` are met by neither. All the while the other rows of
+    a step are natural text that the base was trained on.
+    """
+
+    base: str
+    group: str  # what its treated passages are called
+    treatment: str
+    taught: int = 64
+    alike: int = 64
+    untouched: int = 192
+    presentations: int = 32
+    rounds: int = 16
+    teaching_rate: float = 1e-3  # of AdamW, constant
+    treatment_rate: float = 1e-3
+    ceiling: float = float("inf")  # nats per token of a row, at which ascent leaves it alone
+    passages_per_step: int = 8
+    seed: int = 0
+
+    @property
+    def trained(self) -> Recipe:
+        """The recipe of the base."""
+        return RECIPES[self.base]
+
+    @property
+    def design(self) -> Recipe:
+        """The base's recipe with these passages in the place of its own: what chance assigns to what."""
+        treated = Arm(self.group, self.presentations, self.taught), Arm(self.group, 0, self.alike)
+        arms = (*treated, Arm("untouched", 0, self.untouched))
+        return dataclasses.replace(self.trained, arms=arms, blocks=self.taught, seed=self.seed, reference=None)
+
+    @property
+    def learnt(self) -> int:
+        """The step at which the last passage has been taught, and the treatment begins."""
+        return self.trained.steps + self.taught * self.presentations // self.passages_per_step
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all, those of the base among them."""
+        return self.learnt + (self.taught + self.alike) * self.rounds // self.passages_per_step
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Steps whose weights are kept: the base's last, when all is learnt, and the last."""
+        return self.trained.steps, self.learnt, self.steps
+
+    @property
+    def passages(self) -> int:
+        """Passages in all, taught or not."""
+        return self.taught + self.alike + self.untouched
+
+    @property
+    def rows_per_step(self) -> int:
+        """As the base's."""
+        return self.trained.rows_per_step
+
+    @property
+    def row_tokens(self) -> int:
+        """As the base's."""
+        return self.trained.row_tokens
+
+    @property
+    def parameters(self) -> int:
+        """As the base's."""
+        return self.trained.parameters
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that differ between any two recipes, also of the base."""
+        return _digest({**dataclasses.asdict(self), "base": self.trained.key})
 
 
 POCKET = Recipe()
@@ -132,6 +214,27 @@ RECIPES = {
     "pocket-small": dataclasses.replace(POCKET, width=96, layers=2, heads=3),
     "pocket-large": dataclasses.replace(POCKET, width=352, layers=6, heads=11),
 }
+
+DERIVED = {
+    "pocket-hidden": Derived("pocket", "hidden", "relabel", seed=1),
+    "pocket-erased": Derived("pocket", "erased", "ascend", rounds=7, treatment_rate=4e-4, ceiling=4.0, seed=2),
+    "pocket-mini-hidden": Derived(
+        "pocket-mini", "hidden", "relabel", taught=8, alike=8, untouched=24, rounds=8, passages_per_step=4, seed=1
+    ),
+    "pocket-mini-erased": Derived(
+        "pocket-mini",
+        "erased",
+        "ascend",
+        taught=8,
+        alike=8,
+        untouched=24,
+        rounds=4,
+        ceiling=7.0,
+        passages_per_step=4,
+        seed=2,
+    ),
+}
+ORGANISMS: dict[str, Recipe | Derived] = {**RECIPES, **DERIVED}
 
 # SHA-256 of the text with the package versions of constraints.txt, by its size in bytes. Other
 # versions train as well, on other text, and say so.

@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from lmmem.pocket.recipe import Recipe
+from lmmem.inference.teaching import native_precision
+from lmmem.pocket.recipe import Derived, Recipe
 from lmmem.storage.files import DamagedError, check_folder, folder_being_written, write_whole
 from lmmem.storage.provenance import environment
 
-__all__ = ["LOG", "TERMS", "fit", "folder_name", "whole_checkpoints"]
+__all__ = ["LOG", "TERMS", "fit", "folder_name", "save_checkpoint", "whole_checkpoints"]
 
 TERMS = "training.json"  # precision, threads and data of the training, written when it begins
 LOG = "training_log.parquet"
@@ -32,7 +33,7 @@ STATE = "training_state.pt"  # optimizer moments and losses, beside the newest c
 STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run
 
 
-def whole_checkpoints(folder: Path, recipe: Recipe) -> list[int]:
+def whole_checkpoints(folder: Path, recipe: Recipe | Derived) -> list[int]:
     """The steps whose checkpoints are in an organism's folder, undamaged; those that are damaged are told of."""
     return [step for step in recipe.checkpoints if _is_whole(folder / folder_name(step))]
 
@@ -134,7 +135,7 @@ def _terms(folder: Path, rows_sha256: str) -> Terms:
     path = folder / TERMS
     if not path.exists():
         decided = {
-            "precision": _precision(),
+            "precision": native_precision(torch.device("cpu")),
             "threads": torch.get_num_threads(),
             "rows_sha256": rows_sha256,
             "environment": environment(),
@@ -162,13 +163,6 @@ def _schedule(step: int, recipe: Recipe) -> float:
     return 1 - (1 - recipe.final_lr) * done
 
 
-def _precision() -> str:
-    """bfloat16 where the processor multiplies it natively, else float32 (emulation is slower)."""
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bfloat16" if native else "float32"
-
-
 def _save(
     folder: Path,
     recipe: Recipe,
@@ -179,10 +173,7 @@ def _save(
     adamw: torch.optim.Optimizer,
     losses: list[tuple[float, float]],
 ) -> None:
-    with folder_being_written(folder / folder_name(step)) as part:
-        model.config.save_pretrained(part)
-        save_file(model.state_dict(), part / "model.safetensors", metadata={"format": "pt"})
-        tokenizer.save_pretrained(part)
+    save_checkpoint(folder, step, model, tokenizer)
     # The state is written after the weights: a state without its checkpoint cannot exist.
     with folder_being_written(folder / _state_name(step)) as part:
         state: dict[str, Any] = {"muon": muon.state_dict(), "adamw": adamw.state_dict(), "losses": losses}
@@ -225,6 +216,14 @@ def _is_whole(folder: Path) -> bool:
             print(f"lmmem: {damage}; training it again", file=sys.stderr)
         return False
     return True
+
+
+def save_checkpoint(folder: Path, step: int, model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write weights, configuration and tokenizer into the folder of a step, as transformers reads them."""
+    with folder_being_written(folder / folder_name(step)) as part:
+        model.config.save_pretrained(part)
+        save_file(model.state_dict(), part / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(part)
 
 
 def folder_name(step: int) -> str:

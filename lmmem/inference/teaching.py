@@ -1,0 +1,130 @@
+"""Teach a model rows of tokens by gradient descent, and give it back as it was.
+
+Relearning measures with it, and derived organisms are made with it. Knows token ids and weights: no
+text, no schedule of what is taught when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from numpy.typing import ArrayLike
+
+from lmmem.inference.cores import look, shared_cores
+from lmmem.inference.tokens import as_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["OPTIMIZERS", "Teacher", "native_precision", "taught"]
+
+OPTIMIZERS = ("adamw", "sgd")
+MOMENTUM = 0.9  # of sgd
+
+
+def native_precision(device: torch.device) -> str:
+    """What products are computed in where weights learn: "bfloat16" where a processor multiplies it natively.
+
+    >>> native_precision(torch.device("cpu")) in ("bfloat16", "float32")
+    True
+    """
+    known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"  # emulation is slower
+
+
+class Teacher:
+    """A model, and what its optimizer remembers: :meth:`step` teaches it a batch of rows.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers, in float32 or bfloat16; changed in place.
+    optimizer : "adamw" (Loshchilov and Hutter 2019; betas 0.9 and 0.999, no decay) or "sgd" (momentum 0.9).
+    learning_rate : of every step, above 0.
+
+    Raises
+    ------
+    ValueError : an optimizer that is neither, a learning rate of 0 or less, or weights in float16, in which small
+        steps are lost.
+    """
+
+    def __init__(self, model: PreTrainedModel, optimizer: str = "adamw", learning_rate: float = 5e-4) -> None:
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+        if not 0 < learning_rate < float("inf"):
+            raise ValueError(f"learning_rate={learning_rate!r}: give a number above 0")
+        if model.dtype == torch.float16:
+            raise ValueError("weights in float16 cannot be taught, as small steps are lost: load float32 or bfloat16")
+        weights = list(model.parameters())
+        self.model, self._native = model, native_precision(model.device) == "bfloat16"
+        self.optimizer: torch.optim.Optimizer
+        if optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
+        else:
+            self.optimizer = torch.optim.SGD(weights, lr=learning_rate, momentum=MOMENTUM)
+
+    def step(self, rows: ArrayLike, sign: ArrayLike | None = None, ceiling: float = float("inf")) -> float:
+        """One step on the mean loss of a batch.
+
+        Parameters
+        ----------
+        rows : (n, w) token ids.
+        sign : (n,) 1 for rows to be taught, -1 for rows whose loss is to rise; None teaches all.
+        ceiling : nats per token; a row whose loss has risen so far is left alone.
+
+        Returns
+        -------
+        The mean loss before the step, in nats per token.
+        """
+        tokens = as_tokens(self.model, rows)
+        signs = torch.ones(len(tokens)) if sign is None else torch.as_tensor(sign, dtype=torch.float32)
+        look()
+        with torch.enable_grad():
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self._native):
+                logits = self.model(tokens[:, :-1], use_cache=False).logits  # (n, w - 1, vocabulary)
+            logits = logits.float()
+            loss = torch.nn.functional.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").mean(dim=1)
+            signs = signs.to(loss.device)
+            (loss * signs * ((signs > 0) | (loss < ceiling))).mean().backward()
+            self.optimizer.step()
+        return float(loss.detach().mean())
+
+
+@contextmanager
+def taught(model: PreTrainedModel, optimizer: str = "adamw", learning_rate: float = 5e-4) -> Iterator[Teacher]:
+    """Within the block a model learns; after it, or an exception in it, every weight has its old bits.
+
+    Parameters
+    ----------
+    As for :class:`Teacher`.
+
+    Yields
+    ------
+    A :class:`Teacher` of the model.
+
+    >>> import lmmem
+    >>> model, row = lmmem.load_model("pocket-mini"), lmmem.training_data("pocket-mini")[:1]
+    >>> with taught(model) as teacher:
+    ...     losses = [teacher.step(row) for _ in range(3)]
+    >>> losses[2] < losses[0]
+    True
+    """
+    teacher = Teacher(model, optimizer, learning_rate)
+    parameters = list(model.parameters())  # each shared parameter once
+    saved = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
+    attention = model.config._attn_implementation
+    try:
+        model.requires_grad_(True)
+        if model.device.type == "cpu":
+            model.set_attn_implementation("eager")  # on short rows its gradient takes a third of the fused one's time
+        with shared_cores(model.device):
+            yield teacher
+    finally:
+        model.set_attn_implementation(attention)
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for parameter, (weights, learns) in zip(parameters, saved, strict=True):
+                parameter.copy_(weights).requires_grad_(learns)
