@@ -39,6 +39,7 @@ __all__ = ["Study"]
 
 Steps = int | Sequence[int] | None
 SPREAD = "spread"  # the group that is presented over all of training
+NATURAL_ROWS = 1_024  # taught beside sequences, some in each step
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
@@ -398,6 +399,61 @@ class Study:
         options = {"temperatures": temperatures, "samples": samples, "seed": self.seed, "keep_tokens": keep_tokens}
         return self._measured(measurements.temperature_table, sequences, steps, **options)
 
+    def relearned(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        presentations: int = 16,
+        seeds: int = 1,
+        optimizer: str = "adamw",
+        learning_rate: float = 5e-4,
+        instead: ArrayLike | None = None,
+        steps: Steps = None,
+    ) -> pd.DataFrame:
+        """What the model says of sequences while it is taught them again, all in the same batches, twins among them.
+
+        Parameters
+        ----------
+        sequences, steps : as for :meth:`greedy`.
+        presentations : of each sequence; natural text of the training data is beside them.
+        seeds : how many times, each in another order, from the same weights; the first is the study's seed.
+        optimizer, learning_rate : as for :class:`lmmem.inference.teaching.Teacher`.
+        instead : (p, w) token ids taught in the place of the sequences; none, (0, w), is natural text alone.
+
+        Returns
+        -------
+        The lines of `sequences`, for each seed and presentation, with the columns of
+        :func:`lmmem.experiments.measurements.relearning_table`, which reads float16 weights in float32.
+
+        Raises
+        ------
+        ValueError : as that function, or no natural text of the training data is left beside these sequences.
+        """
+        measurements.check_whole("seeds", seeds, 1)
+        options = {"presentations": presentations, "optimizer": optimizer, "learning_rate": learning_rate}
+        options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
+        if self.dtype == "float16":
+            options["dtype"] = "float32"
+        natural = self._natural_rows(sequences)
+        return self._measured(measurements.relearning_table, sequences, steps, natural=natural, **options)
+
+    def _natural_rows(self, sequences: pd.DataFrame) -> np.ndarray:
+        """Rows of natural text (m, 96) that the model has met: of an organism no canaries, else those that follow."""
+        corpus, most = self.corpus, min(self.step * self.corpus.rows_per_step, self.corpus.trained_rows)
+        if corpus.presented is not None:
+            rows = np.setdiff1d(np.arange(most), corpus.presented["index"])
+            rows = np.random.default_rng([self.seed, 1]).permutation(rows)[:NATURAL_ROWS]
+        else:
+            met = self.met(sequences)[1]
+            first = int(sequences["index"][corpus.exposure_step(sequences["index"].to_numpy()) <= met].max()) + 1
+            rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), sequences["index"])
+        if len(rows) < measurements.TAUGHT_A_STEP:
+            raise ValueError(
+                f"{len(rows)} rows of natural text are left beside these sequences, and {measurements.TAUGHT_A_STEP} "
+                "are needed: leave some of the training data"
+            )
+        return corpus[rows][:, : PROMPT + CONTINUATION]
+
     def cost(self, sequences: pd.DataFrame, *, draws: int = 0, samples: int = 0) -> str:
         """What it takes to measure, in one line; it times a continuation of each sequence to say so.
 
@@ -461,8 +517,7 @@ class Study:
             corpus,
             index,
             self.step if steps is None else [*steps] if isinstance(steps, Sequence) else steps,
-            **self._where(),
-            **options,
+            **self._where() | options,
         )
         self._record(table)
         if "tokens" in sequences:

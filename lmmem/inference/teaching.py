@@ -19,7 +19,7 @@ from lmmem.inference.tokens import as_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["OPTIMIZERS", "Teacher", "native_precision", "taught"]
+__all__ = ["OPTIMIZERS", "Teacher", "check_teaching", "native_precision", "taught"]
 
 OPTIMIZERS = ("adamw", "sgd")
 MOMENTUM = 0.9  # of sgd
@@ -33,6 +33,21 @@ def native_precision(device: torch.device) -> str:
     """
     known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"  # emulation is slower
+
+
+def check_teaching(optimizer: str, learning_rate: float, dtype: str) -> None:
+    """Refuse what a :class:`Teacher` cannot work with, before a model is loaded.
+
+    >>> check_teaching("adamw", -1.0, "float32")
+    Traceback (most recent call last):
+    ValueError: learning_rate=-1.0: give a number above 0
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate={learning_rate!r}: give a number above 0")
+    if dtype == "float16":
+        raise ValueError("weights in float16 cannot be taught, as small steps are lost: take float32 or bfloat16")
 
 
 class Teacher:
@@ -51,12 +66,7 @@ class Teacher:
     """
 
     def __init__(self, model: PreTrainedModel, optimizer: str = "adamw", learning_rate: float = 5e-4) -> None:
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(f"learning_rate={learning_rate!r}: give a number above 0")
-        if model.dtype == torch.float16:
-            raise ValueError("weights in float16 cannot be taught, as small steps are lost: load float32 or bfloat16")
+        check_teaching(optimizer, learning_rate, str(model.dtype).removeprefix("torch."))
         weights = list(model.parameters())
         self.model, self._native = model, native_precision(model.device) == "bfloat16"
         self.optimizer: torch.optim.Optimizer

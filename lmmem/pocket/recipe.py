@@ -135,7 +135,7 @@ class Derived:
         """The base's recipe with these passages in the place of its own: what chance assigns to what."""
         treated = Arm(self.group, self.presentations, self.taught), Arm(self.group, 0, self.alike)
         arms = (*treated, Arm("untouched", 0, self.untouched))
-        return dataclasses.replace(self.trained, arms=arms, blocks=self.taught, seed=self.seed, reference=None)
+        return dataclasses.replace(self.trained, arms=arms, blocks=self.taught // 2, seed=self.seed, reference=None)
 
     @property
     def learnt(self) -> int:
