@@ -434,19 +434,26 @@ class Study:
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
         if self.dtype == "float16":
             options["dtype"] = "float32"
-        natural = self._natural_rows(sequences)
+        natural = self._natural_rows(
+            sequences, min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
+        )
         return self._measured(measurements.relearning_table, sequences, steps, natural=natural, **options)
 
-    def _natural_rows(self, sequences: pd.DataFrame) -> np.ndarray:
+    def _natural_rows(self, sequences: pd.DataFrame, step: int) -> np.ndarray:
         """Rows of natural text (m, 96) that the model has met: of an organism no canaries, else those that follow."""
-        corpus, most = self.corpus, min(self.step * self.corpus.rows_per_step, self.corpus.trained_rows)
+        corpus = self.corpus
         if corpus.presented is not None:
-            rows = np.setdiff1d(np.arange(most), corpus.presented["index"])
+            rows = np.arange(min(step * corpus.rows_per_step, corpus.trained_rows))
+            rows = np.setdiff1d(rows, corpus.presented["index"])
             rows = np.random.default_rng([self.seed, 1]).permutation(rows)[:NATURAL_ROWS]
         else:
-            met = self.met(sequences)[1]
-            first = int(sequences["index"][corpus.exposure_step(sequences["index"].to_numpy()) <= met].max()) + 1
-            rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), sequences["index"])
+            index = np.array([-1]) if "tokens" in sequences else sequences["index"].to_numpy()
+            first = (
+                0
+                if "tokens" in sequences
+                else index[np.asarray(corpus.exposure_step(index)) <= self.met(sequences)[1]].max() + 1
+            )
+            rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), index)
         if len(rows) < measurements.TAUGHT_A_STEP:
             raise ValueError(
                 f"{len(rows)} rows of natural text are left beside these sequences, and {measurements.TAUGHT_A_STEP} "

@@ -1,0 +1,174 @@
+"""What relearning finds, in every organism: ``python -m lmmem.experiments.relearning`` measures, the pages show.
+
+Passages that are known to be there, and their twins, are taught again in the same batches, by several
+seeds, and in the derived organisms by several learning rates and optimizers. What was measured lies in
+results/relearning/, a file an organism. Knows nothing of what is concluded from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lmmem.experiments.replicates import SEEDS
+from lmmem.experiments.study import Study
+from lmmem.pocket.recipe import DERIVED, ORGANISMS, RECIPES
+from lmmem.storage import tables
+
+__all__ = ["NAMES", "just_after", "measure", "measured", "taught_again"]
+
+FOLDER = Path(__file__).parents[2] / "results" / "relearning"
+NAMES = (*(name for name in DERIVED if DERIVED[name].base == "pocket"), *SEEDS)
+FORGOTTEN = {"spread": [0], "q1": [64], "q2": [64]}
+ONCE = {"spread": [0, 1]}
+Way = tuple[str, float]  # optimizer and learning rate
+USUAL: Way = ("adamw", 5e-4)
+WAYS = (USUAL, ("adamw", 2e-4), ("adamw", 1e-3), ("sgd", 0.1))  # sgd with momentum, at a rate of its own
+TWINS_EACH = 2  # of a passage that was met once, taught beside it
+EARLIEST = 0.08  # of training: exposures before it are left out (book/plan.md, "Estimands")
+KEPT = {
+    **{"kind": "category", "canary": "int16", "arm": "category", "presentations": "int16", "block": "int16"},
+    **{"file": "category", "step": "int16", "optimizer": "category", "learning_rate": "float32", "seed": "int8"},
+    **{"presentation": "int8", "kl_ld": "int8", "cross_entropy": "float32"},
+}
+
+
+def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
+    """Each relearning of an organism, as ``Study.relearned`` gives it, and what it was: kind, optimizer, learning_rate.
+
+    Parameters
+    ----------
+    name : of an organism, derived or not.
+    seeds : of the usual way; others have one.
+
+    Yields
+    ------
+    Of a derived organism, its group as the kind, for each optimizer and learning rate. Of others "forgotten" and
+    "once" at the last step, and "just after": the once-presented at the first checkpoint after their exposure.
+    """
+    study = Study(name)
+    if name in DERIVED:
+        recipe = DERIVED[name]
+        sequences = study.sequences(recipe.taught)
+        for way in WAYS:
+            yield _told(study, sequences, recipe.group, seeds if way == USUAL else 1, way)
+        return
+    forgotten = study.arms_among(FORGOTTEN) or {}
+    few = study.sequences(arms=FORGOTTEN if len(forgotten) > 1 else {"spread": [0], "q1": [16], "q2": [16]})
+    twins = few[few.presentations == 0].groupby("block").head(TWINS_EACH)
+    few = few[(few.presentations > 0) | few["index"].isin(twins["index"])]
+    yield _told(study, few[few.block.isin(few.block[few.presentations > 0])], "forgotten", seeds)
+    yield _told(study, study.sequences(arms=ONCE), "once", 1)
+    for step, sequences in just_after(study):
+        yield _told(study, sequences, "just after", 1, step=step)
+
+
+def just_after(study: Study) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The once-presented by the first checkpoint after their exposure, each with two twins of its block.
+
+    Parameters
+    ----------
+    study : of an organism.
+
+    Yields
+    ------
+    The checkpoint's step, and the sequences to ask about there: those exposed since the checkpoint before, and as
+    twins unexposed ones of the same blocks, drawn by the study's seed, twice as many where the block has them.
+    """
+    sequences = study.sequences(arms=ONCE)
+    once, never = (sequences[sequences.presentations == m] for m in (1, 0))
+    steps = np.array(study.steps)
+    first = steps[np.searchsorted(steps, once.exposure_step.astype(int))]  # the first weights that know it
+    for step in steps[steps > EARLIEST * steps[-1]]:
+        here = once[first == step]
+        here = here[here.exposure_step > EARLIEST * steps[-1]]
+        drawn = never.sample(frac=1, random_state=study.seed + int(step))
+        wanted = TWINS_EACH * here.groupby("block").size()
+        twins = drawn[drawn.groupby("block").cumcount() < drawn.block.map(wanted).fillna(0)]
+        if len(here):
+            yield int(step), pd.concat([here, twins], ignore_index=True)
+
+
+def _told(
+    study: Study,
+    sequences: pd.DataFrame,
+    kind: str,
+    seeds: int,
+    way: tuple[str, float] = USUAL,
+    step: int | None = None,
+) -> pd.DataFrame:
+    optimizer, rate = way
+    steps = None if step is None else [step]
+    found = study.relearned(sequences, seeds=seeds, optimizer=optimizer, learning_rate=rate, steps=steps)
+    return found.assign(kind=kind, optimizer=optimizer, learning_rate=rate)
+
+
+def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFrame:
+    """What was measured of organisms: as :func:`measure` keeps it, one after another.
+
+    Returns
+    -------
+    Its columns and organism, index (which tells a passage of one organism, kind and step from any other) and block
+    (the same). No lines, if nothing was measured.
+
+    Raises
+    ------
+    DamagedError : a file is not what was written.
+    """
+    found = []
+    for name in names:
+        if (folder / f"{name}.parquet").exists():
+            table, _ = tables.load(folder / f"{name}.parquet")
+            wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
+            wide |= {column: "str" for column in table.select_dtypes("category")}
+            found.append(table.astype(wide).assign(organism=name))
+    if not found:
+        return pd.DataFrame(columns=[*KEPT, "organism", "index"])
+    every = pd.concat(found, ignore_index=True)
+    place = ["organism", "kind", "step"]
+    return every.assign(
+        index=every.groupby([*place, "canary"]).ngroup(), block=every.groupby([*place, "block"]).ngroup()
+    )
+
+
+def measure(name: str, folder: Path = FOLDER, seeds: int = 5) -> Path:
+    """Make an organism if need be, teach it again as :func:`taught_again` says, and keep what was found.
+
+    Parameters
+    ----------
+    name : of the organism. folder : where its file is written. seeds : as for :func:`taught_again`.
+
+    Returns
+    -------
+    The file: a line for each relearning, presentation and passage; columns kind, canary, arm, presentations (in
+    training), block, file, step, optimizer, learning_rate, seed, presentation (in relearning), kl_ld (tokens),
+    cross_entropy (nats per token); and its record.
+    """
+    found = pd.concat(taught_again(name, seeds), ignore_index=True)[list(KEPT)].astype(KEPT)
+    path = folder / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tables.save(found, path, {"organism": name, "recipe": ORGANISMS[name].key, "seeds": seeds})
+    return path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Teach the organisms named on the command line again, all by default, and say how long each took."""
+    parser = argparse.ArgumentParser(description="Teach organisms again into results/: about ten minutes each.")
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="name", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.names if name not in ORGANISMS]:
+        parser.error(f"there is no organism {', '.join(unknown)}; there are {', '.join((*RECIPES, *DERIVED))}")
+    for name in chosen.names:
+        start = time.monotonic()
+        path = measure(name, chosen.folder)
+        print(f"{path} ({path.stat().st_size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
+
+
+if __name__ == "__main__":
+    main()
