@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference import decoding
 from lmmem.inference.perturbation import perturbed, weight_rms
-from lmmem.inference.scoring import cross_entropy, score_tokens
+from lmmem.inference.scoring import TokenScores, cross_entropy, score_tokens
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein, matched_prefix
@@ -212,7 +212,8 @@ def likelihood_table(
     Parameters
     ----------
     name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
-    keep_tokens : also keep the figures of each token: columns log_probs, entropies, ranks, lists of 64.
+    keep_tokens : also keep the figures of each token: columns log_probs, entropies, spreads, ranks, lists of 64 (see
+        :class:`lmmem.inference.scoring.TokenScores`), and prompt_log_probs, of the prompt from its second token on.
 
     Returns
     -------
@@ -225,8 +226,16 @@ def likelihood_table(
 
 
 def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
-    scores = score_tokens(*_ready(info, settings, tokens))
-    kept = {"log_probs": scores.log_prob, "entropies": scores.entropy, "ranks": scores.rank}
+    model, prompts, truth = _ready(info, settings, tokens)
+    kept: dict[str, list[np.ndarray]] = {}
+    if settings.get("keep_tokens"):  # of the prompt too, in the same pass
+        row = score_tokens(model, prompts[:, :1], np.concatenate([prompts[:, 1:], truth], axis=1))
+        kept["prompt_log_probs"] = list(row.log_prob[:, : -truth.shape[1]])
+        scores = TokenScores(*(values[:, -truth.shape[1] :] for values in row))
+        names = ("log_probs", "entropies", "spreads", "ranks")
+        kept |= {name: list(values) for name, values in zip(names, scores, strict=True)}
+    else:
+        scores = score_tokens(model, prompts, truth)
     return pd.DataFrame(
         {
             "model": settings["model"],
@@ -235,7 +244,7 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
             "cross_entropy": -scores.log_prob.mean(axis=1, dtype=np.float64),
             "entropy": scores.entropy.mean(axis=1, dtype=np.float64),
             "rank": scores.rank.mean(axis=1),
-            **({column: list(values) for column, values in kept.items()} if settings.get("keep_tokens") else {}),
+            **kept,
         }
     )
 

@@ -52,8 +52,11 @@ def test_likelihood_table_is_the_truth_scored_without_decoding(mini, mini_corpus
     table = experiments.likelihood_table(NAME, mini_corpus, INDEX, keep_tokens=True)
     np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, *cut), rtol=1e-5)
     scores = score_tokens(mini, *cut)
-    for column, values in (("log_probs", scores.log_prob), ("entropies", scores.entropy), ("ranks", scores.rank)):
-        np.testing.assert_array_equal(np.stack([*table[column]]), values)
+    kept = ("log_probs", "entropies", "spreads", "ranks")
+    for column, values in zip(kept, scores, strict=True):
+        np.testing.assert_allclose(np.stack([*table[column]]), values, rtol=1e-5, atol=1e-5)
+    of_prompt = score_tokens(mini, cut[0][:, :1], cut[0][:, 1:]).log_prob
+    np.testing.assert_allclose(np.stack([*table.prompt_log_probs]), of_prompt, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(table.entropy, scores.entropy.mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(table["rank"], scores.rank.mean(axis=1))
     assert "ranks" not in experiments.likelihood_table(NAME, mini_corpus, INDEX)

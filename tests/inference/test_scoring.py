@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -59,8 +61,27 @@ def test_scores_of_tokens_are_those_of_the_models_distribution_token_by_token(mi
         own = p[np.arange(64), truth[i]]
         np.testing.assert_allclose(scores.log_prob[i], np.log(own), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(scores.entropy[i], -(p * np.log(p)).sum(axis=1), rtol=1e-3, atol=1e-4)
+        mean = (p * np.log(p)).sum(axis=1, keepdims=True)
+        spread = np.sqrt((p * (np.log(p) - mean) ** 2).sum(axis=1))
+        np.testing.assert_allclose(scores.spread[i], spread, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(scores.rank[i], 1 + (p > own[:, None]).sum(axis=1))
     np.testing.assert_allclose(-scores.log_prob.mean(axis=1), lmmem.cross_entropy(mini, prompts, truth), rtol=1e-5)
     assert score_tokens(mini, prompts[:0], truth[:0]).rank.shape == (0, 64)
     with pytest.raises(ValueError, match="must pair"):
         score_tokens(mini, prompts[:1], truth[:2])
+
+
+def test_token_that_the_model_is_sure_of_has_no_spread_and_no_nan(mini, mini_corpus):
+    sure = copy.deepcopy(mini)
+    with torch.no_grad():
+        sure.get_output_embeddings().weight.mul_(1e3)
+    scores = score_tokens(sure, *lmmem.split(mini_corpus[:3]))
+    assert all(np.isfinite(values).all() for values in scores)
+    assert (scores.spread >= 0).all() and scores.entropy.min() < 1e-3
+
+
+def test_tokens_of_a_whole_row_are_scored_as_those_of_its_continuation(mini, mini_corpus):
+    prompts, truth = lmmem.split(mini_corpus[:20])
+    row = score_tokens(mini, prompts[:, :1], np.concatenate([prompts[:, 1:], truth], axis=1))
+    np.testing.assert_allclose(row.log_prob[:, -64:], score_tokens(mini, prompts, truth).log_prob, atol=1e-4)
+    assert row.log_prob.shape == (20, 95)
