@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-__all__ = ["CONTINUATION", "DRAWS", "PROMPT", "SIGMA", "split"]
+__all__ = ["CONTINUATION", "DRAWS", "HALF", "PROMPT", "SIGMA", "split"]
 
-# Source of all four: the reproducibility summary of Duan et al., arXiv 2406.14549.
+# Source of these four: the reproducibility summary of Duan et al., arXiv 2406.14549.
 PROMPT = 32  # k, tokens the model is given
 CONTINUATION = 64  # l, tokens compared
 SIGMA = 2e-3  # standard deviation of the perturbation, in absolute weight units
 DRAWS = 200  # perturbations per model
+
+HALF = CONTINUATION // 2  # tokens by which a draw is chosen; it is scored on the rest (book/plan.md, "fresh half")
 
 Rows = TypeVar("Rows")  # a numpy array or a torch tensor
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +21,14 @@ from tqdm import tqdm
 
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference import decoding
-from lmmem.inference.perturbation import perturbed, weight_rms
+from lmmem.inference.perturbation import UNITS, perturbed, weight_rms
 from lmmem.inference.scoring import TokenScores, cross_entropy, score_tokens
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein, matched_prefix
 from lmmem.models.loading import load_mean, weights_id
 from lmmem.models.registry import MODELS, ModelInfo, resolve_step
-from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
+from lmmem.protocol import CONTINUATION, DRAWS, HALF, PROMPT, split
 from lmmem.storage.files import DamagedError
 from lmmem.storage.results import Part
 from lmmem.sweep.cluster import on_one_worker, on_worker
@@ -54,6 +55,7 @@ SEQUENCES_PER_PART = 10_000
 SAMPLED_PER_PART = 1_000  # sequences, each with all its samples
 TAUGHT_A_STEP = 8  # passages; as many rows of natural text are beside them
 TIMED = 1_024  # sequences timed to say how long all take
+KIND_OF_NOISE: dict[str, Any] = {"sigma": None, "unit": UNITS[0], "only": None}  # and what it is if nobody says
 Settings = dict[str, Any]  # what determines a measurement, as JSON values
 
 
@@ -167,7 +169,8 @@ def greedy_table(
 
     Returns
     -------
-    One line a row, columns model, step, index, kl_ld (tokens), matched_prefix (tokens),
+    One line a row, columns model, step, index, kl_ld (tokens), kl_first and kl_second (the same of the first
+    half of the continuation and of the rest, each against its own half of the truth), matched_prefix (tokens),
     cross_entropy (nats per token), rms (of the weights).
     """
     steps = [] if mean_of is None else sorted({resolve_step(name, one) for one in mean_of})
@@ -187,7 +190,7 @@ def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens:
             "model": settings["model"],
             "step": settings["step"],
             "index": index,
-            "kl_ld": levenshtein(said, truth),
+            **_distances(said, truth),
             "matched_prefix": matched_prefix(said, truth),
             "cross_entropy": cross_entropy(model, prompts, truth),
             "rms": weight_rms(model),
@@ -258,6 +261,8 @@ def perturbation_table(
     sigma: float | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    unit: str = UNITS[0],
+    only: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
     scheduler: str | Client | None = None,
@@ -272,26 +277,28 @@ def perturbation_table(
     sigma : standard deviation of the noise, in absolute weight units; None is the model's default.
     draws : number of perturbations; draw d is the same whatever their number.
     seed : of the noise.
+    unit, only : of sigma, and which weights, as for :func:`lmmem.perturbed`.
     collect : False is for tables larger than memory: they are measured and kept, and what is returned
         is a line for each of their files, with columns model, step, rows, file.
     keep_tokens : as for :func:`greedy_table`.
 
     Returns
     -------
-    One line a (row, draw), columns model, step, index, sigma, draw, kl_ld (tokens).
+    One line a (row, draw), columns model, step, index, sigma, draw, kl_ld, kl_first and kl_second (tokens, as
+    for :func:`greedy_table`); unit and only, where they are not what they are if nobody says.
 
     Raises
     ------
-    ValueError : draws below 1, or sigma or seed negative.
+    ValueError : draws below 1, sigma or seed negative, no such unit, or `only` means no parameter.
     """
     sigma = MODELS[name].sigma if sigma is None else sigma
     check_whole("draws", draws, 1)
     check_whole("seed", seed, 0)
-    _check_amount("sigma", sigma, "in weight units")
+    kind = _kind_of_noise(sigma, unit, only)
     every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = []
     for settings in every:
-        settings |= {"sigma": sigma, "seed": seed}
+        settings |= kind | {"seed": seed}
         if draws % DRAWS_PER_PART:  # a span that is cut short must not lie beside the full one
             settings |= {"draws": draws}
         for rows in _spans(len(tokens), SEQUENCES_PER_PART):
@@ -307,28 +314,53 @@ def perturbation_table(
 def _perturbation_part(
     info: ModelInfo, settings: Settings, draws: range, index: np.ndarray, tokens: np.ndarray
 ) -> pd.DataFrame:
-    distances, every = [], []
+    every = []
     for draw in draws:
         model, prompts, truth = _ready(info, settings, tokens)
-        try:
-            with perturbed(model, settings["sigma"], settings["seed"], draw):
-                said = decoding.greedy(model, prompts)
-        except BaseException:
-            _held.clear()  # its weights may not all be restored
-            raise
-        distances.append(levenshtein(said, truth))
-        every.append(said)
+        with _disturbed(model, settings, draw):
+            every.append(decoding.greedy(model, prompts))
+    said = np.stack(every)  # (draws, n, l)
     return pd.DataFrame(
         {
             "model": settings["model"],
             "step": settings["step"],
             "index": np.tile(index, len(draws)),
-            "sigma": settings["sigma"],
+            **{name: settings[name] for name in KIND_OF_NOISE if name in settings},
             "draw": np.repeat(np.array(draws), len(index)),
-            "kl_ld": np.concatenate(distances),
-            **_kept(settings, np.concatenate(every)),
+            **{name: distances.ravel() for name, distances in _distances(said, truth).items()},
+            **_kept(settings, said.reshape(-1, said.shape[-1])),
         }
     )
+
+
+def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:
+    """What tells one kind of noise from another, as settings: as few as do.
+
+    Raises
+    ------
+    ValueError : sigma is no amount, or unit or only are none; what `only` means, the model has to say.
+    """
+    _check_amount("sigma", sigma, "in weight units" if unit == UNITS[0] else "a share of each tensor's rms")
+    if unit not in UNITS:
+        raise ValueError(f"unit={unit!r}: give one of {', '.join(UNITS)}")
+    if only is not None and not isinstance(only, str):
+        raise ValueError(f"only={only!r}: give a part of the model, or a regular expression of parameters' names")
+    kind = {"sigma": sigma, "unit": unit, "only": only}
+    return {name: kind[name] for name, usual in KIND_OF_NOISE.items() if kind[name] != usual}
+
+
+@contextmanager
+def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> Iterator[None]:
+    """Within the block, the model has the noise of these settings and this draw."""
+    kind = {name: settings.get(name, usual) for name, usual in KIND_OF_NOISE.items()}
+    try:
+        with perturbed(model, **kind, seed=settings["seed"], draw=draw):
+            yield
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+    except BaseException:
+        _held.clear()  # its weights may not all be restored
+        raise
 
 
 def temperature_table(
@@ -526,6 +558,13 @@ def _as_taught(name: str, rows: ArrayLike, width: int, least: int) -> np.ndarray
             f"{name}: give {least} or more rows of {width} token ids, got {rows.dtype} of shape {rows.shape}"
         )
     return rows[:, :width].astype(np.int32)
+
+
+def _distances(said: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Of continuations (.., n, l) from the truth (n, l): of all of it, of its first half and of the rest."""
+    halves = {"kl_first": slice(HALF), "kl_second": slice(HALF, None)}
+    apart = {name: levenshtein(said[..., half], truth[:, half]) for name, half in halves.items()}
+    return {"kl_ld": levenshtein(said, truth), **apart}
 
 
 def _kept(settings: Settings, said: np.ndarray) -> dict[str, list[np.ndarray]]:

@@ -26,6 +26,7 @@ from lmmem.experiments.sequences import (
     dose_sequences,
     natural_passages,
 )
+from lmmem.inference.perturbation import UNITS
 from lmmem.models.loading import download_size
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT
@@ -43,7 +44,7 @@ NATURAL_ROWS = 1_024  # taught beside sequences, some in each step
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
-MEASURED |= {"sigma", "draw", "temperature", "sample"}
+MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only"}
 
 
 class Study:
@@ -349,6 +350,8 @@ class Study:
         *,
         sigma: float | Sequence[float] | None = None,
         draws: int = DRAWS,
+        unit: str = UNITS[0],
+        only: str | None = None,
         steps: Steps = None,
         keep_tokens: bool = False,
     ) -> pd.DataFrame:
@@ -359,6 +362,8 @@ class Study:
         sequences, steps, keep_tokens : as for :meth:`greedy`.
         sigma : standard deviation of the noise, in absolute weight units, or several; None is the model's default.
         draws : number of perturbations.
+        unit : "weight", or "tensor": sigma is a share of the root mean square of each tensor.
+        only : disturb one layer or one kind of matrix, as for :func:`lmmem.perturbed`.
 
         Returns
         -------
@@ -368,7 +373,7 @@ class Study:
         sigmas = sigma if isinstance(sigma, Sequence) else [self.sigma if sigma is None else sigma]
         if not sigmas or len(set(sigmas)) < len(sigmas):
             raise ValueError(f"sigma={sigma!r}: give a number, or several that differ")
-        options = {"draws": draws, "seed": self.seed, "keep_tokens": keep_tokens}
+        options = {"draws": draws, "seed": self.seed, "unit": unit, "only": only, "keep_tokens": keep_tokens}
         found = [
             self._measured(measurements.perturbation_table, sequences, steps, sigma=one, **options) for one in sigmas
         ]

@@ -6,9 +6,10 @@ Knows no prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 
 Module = TypeVar("Module", bound="nn.Module")
 
-__all__ = ["perturbed", "weight_rms"]
+__all__ = ["UNITS", "cosine_with", "parts_of", "perturbed", "weight_rms"]
+
+UNITS = ("weight", "tensor")
+ATTENTION = re.compile(r"attn|attention")  # in the name of a module of any model of transformers
 
 
 @contextmanager
-def perturbed(model: Module, sigma: float, seed: int, draw: int) -> Iterator[Module]:
+def perturbed(
+    model: Module, sigma: float, seed: int, draw: int, *, unit: str = "weight", only: str | None = None
+) -> Iterator[Module]:
     """Within the block, every parameter of the model has N(0, sigma^2) added to each weight.
 
     Noise is drawn in float32, one generator per (seed, draw, tensor), on the parameter's device;
@@ -34,6 +40,9 @@ def perturbed(model: Module, sigma: float, seed: int, draw: int) -> Iterator[Mod
     model : any torch module; changed in place while the block runs.
     sigma : standard deviation in absolute weight units, 0 or more.
     seed, draw : which noise; the same pair gives the same noise on one kind of device.
+    unit : "weight", sigma is in weight units; "tensor", it is a share of the root mean square of each tensor.
+    only : disturb these parameters and no others: a part as :func:`parts_of` lists them, else a regular
+        expression that is searched for in their names. They get the noise that they get when all do.
 
     Yields
     ------
@@ -41,7 +50,8 @@ def perturbed(model: Module, sigma: float, seed: int, draw: int) -> Iterator[Mod
 
     Raises
     ------
-    ValueError : sigma is negative or not finite, or seed or draw is negative.
+    ValueError : sigma is negative or not finite, seed or draw is negative, unit is no unit, or no parameter
+        is meant by `only`.
 
     Source: the paper adds N(0, (2e-3)^2) to each weight and repeats this 200 times.
 
@@ -57,20 +67,91 @@ def perturbed(model: Module, sigma: float, seed: int, draw: int) -> Iterator[Mod
         raise ValueError(f"sigma must be 0 or more, in weight units; got {sigma}")
     if seed < 0 or draw < 0:
         raise ValueError(f"seed and draw must be 0 or more; got seed={seed}, draw={draw}")
-    parameters = list(model.parameters())  # each shared parameter once
-    saved = [parameter.detach().clone() for parameter in parameters]
+    if unit not in UNITS:
+        raise ValueError(f"unit={unit!r}: give one of {', '.join(UNITS)}")
+    chosen = _chosen(model, only)
+    saved = [parameter.detach().clone() for _, parameter in chosen]
     try:
         with torch.no_grad():
-            for number, parameter in enumerate(parameters):
-                key = int(np.random.SeedSequence([seed, draw, number]).generate_state(1, np.uint64)[0])
-                generator = torch.Generator(parameter.device).manual_seed(key >> 1)  # a signed 64-bit seed
-                noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
-                parameter.copy_(parameter.float() + sigma * noise)  # rounded once, to the weights' dtype
+            for number, parameter in chosen:
+                scale = sigma if unit == "weight" else sigma * _rms(parameter)
+                noise = _noise(parameter, seed, draw, number)
+                parameter.copy_(parameter.float() + scale * noise)  # rounded once, to the weights' dtype
         yield model
     finally:
         with torch.no_grad():
-            for parameter, weights in zip(parameters, saved, strict=True):
+            for (_, parameter), weights in zip(chosen, saved, strict=True):
                 parameter.copy_(weights)
+
+
+def parts_of(model: nn.Module) -> dict[str, list[str]]:
+    """The layers of a model, and its kinds of weights, with the names of their parameters.
+
+    Parameters
+    ----------
+    model : of transformers; of any other torch module, what of this there is.
+
+    Returns
+    -------
+    By name: "layer 0" .. in order; "embeddings" (the output's too), "attention", "MLP" and "norms": each parameter
+    is in one of these four kinds, and of a layer's the rest is its MLP. Parts without a parameter are left out.
+
+    >>> from lmmem import load_model
+    >>> list(parts_of(load_model("pocket-mini")))
+    ['layer 0', 'layer 1', 'embeddings', 'attention', 'MLP', 'norms']
+    """
+    layers: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {kind: [] for kind in ("embeddings", "attention", "MLP", "norms")}
+    modules = dict(model.named_modules())
+    outputs: Any = getattr(model, "get_output_embeddings", lambda: None)
+    output = outputs()
+    for name, _ in model.named_parameters():
+        owner = modules[name.rpartition(".")[0]]
+        layer = re.search(r"\.(\d+)\.", name)
+        if layer:
+            layers.setdefault(f"layer {layer[1]}", []).append(name)
+        if "norm" in type(owner).__name__.lower():
+            kinds["norms"].append(name)
+        elif owner is output or isinstance(owner, torch.nn.Embedding):
+            kinds["embeddings"].append(name)
+        else:
+            kinds["attention" if any(map(ATTENTION.search, name.split(".")[:-1])) else "MLP"].append(name)
+    return layers | {kind: names for kind, names in kinds.items() if names}
+
+
+def cosine_with(model: nn.Module, changes: Mapping[str, torch.Tensor], seed: int, draw: int) -> float:
+    """The cosine of a draw's noise with a change of the weights, all of them as one vector.
+
+    Parameters
+    ----------
+    model : whose noise it is, as :func:`perturbed` draws it with its unit "weight".
+    changes : by the names of all of its parameters, tensors of their shapes.
+    seed, draw : which noise.
+
+    Returns
+    -------
+    From -1 to 1; of a change that has nothing to do with the noise, normal about 0 with a standard deviation of
+    one over the root of the number of weights.
+
+    Raises
+    ------
+    ValueError : a parameter has no change, or nothing changes.
+
+    >>> layer = torch.nn.Linear(100, 100, bias=False)
+    >>> abs(cosine_with(layer, {"weight": torch.ones(100, 100)}, seed=0, draw=0)) < 0.05
+    True
+    """
+    along = squares = length = 0.0
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        if name not in changes:
+            raise ValueError(f"no change is given of {name}: give one of every parameter")
+        noise, change = _noise(parameter, seed, draw, number), changes[name].float()
+        along += float((noise * change).sum(dtype=torch.float64))
+        squares += float(noise.square().sum(dtype=torch.float64))
+        length += float(change.square().sum(dtype=torch.float64))
+    if length == 0:
+        raise ValueError("the change of the weights is 0 everywhere: give weights that differ")
+    return along / math.sqrt(squares * length)
 
 
 def weight_rms(model: nn.Module) -> float:
@@ -87,3 +168,29 @@ def weight_rms(model: nn.Module) -> float:
     with torch.no_grad():
         squares = sum(float(p.double().square().sum()) for p in parameters)
     return math.sqrt(squares / sum(p.numel() for p in parameters))
+
+
+def _rms(parameter: torch.Tensor) -> float:
+    return math.sqrt(float(parameter.detach().double().square().mean()))
+
+
+def _noise(parameter: torch.Tensor, seed: int, draw: int, number: int) -> torch.Tensor:
+    """Standard normal, float32: that of the `number`-th parameter of a model."""
+    key = int(np.random.SeedSequence([seed, draw, number]).generate_state(1, np.uint64)[0])
+    generator = torch.Generator(parameter.device).manual_seed(key >> 1)  # a signed 64-bit seed
+    return torch.randn(parameter.shape, generator=generator, device=parameter.device)
+
+
+def _chosen(model: nn.Module, only: str | None) -> list[tuple[int, nn.Parameter]]:
+    """The parameters that are meant, each shared one once, with their places among all."""
+    every = list(enumerate(model.named_parameters()))
+    if only is None:
+        return [(number, parameter) for number, (_, parameter) in every]
+    parts = parts_of(model)
+    try:
+        names = set(parts[only]) if only in parts else {name for _, (name, _) in every if re.search(only, name)}
+    except (re.error, TypeError) as error:
+        raise ValueError(f"only={only!r}: give a part, or a regular expression of parameters' names: {error}") from None
+    if not names:
+        raise ValueError(f"only={only!r}: no parameter has such a name; the parts are {', '.join(parts)}")
+    return [(number, parameter) for number, (name, parameter) in every if name in names]

@@ -81,6 +81,32 @@ def test_perturbation_table_is_each_draw_by_hand(mini, mini_corpus, cut):
     assert table.kl_ld.nunique() > 1
 
 
+def test_halves_of_a_continuation_are_measured_apart(mini, mini_corpus, cut):
+    truth = cut[1]
+    options = {"keep_tokens": True}
+    for table, draws in (
+        (experiments.greedy_table(NAME, mini_corpus, INDEX, **options), 1),
+        (experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
+    ):
+        said, true = np.stack([*table.said]), np.tile(truth, (draws, 1))
+        np.testing.assert_array_equal(table.kl_first, lmmem.levenshtein(said[:, :32], true[:, :32]))
+        np.testing.assert_array_equal(table.kl_second, lmmem.levenshtein(said[:, 32:], true[:, 32:]))
+        assert (table.kl_ld <= table.kl_first + table.kl_second).all()
+        assert (table.kl_first != table.kl_second).any()
+
+
+def test_noise_of_another_kind_is_that_by_hand_and_named(mini, mini_corpus, cut):
+    usual = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=2, seed=3)
+    assert not {"unit", "only"} & {*usual.columns, *usual.attrs["provenance"]}
+    for kind in ({"unit": "tensor"}, {"only": "attention"}, {"unit": "tensor", "only": "mlp"}):
+        table = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.2, draws=2, seed=3, **kind)
+        assert {name: set(table[name]) for name in kind} == {name: {value} for name, value in kind.items()}
+        assert not {"unit", "only"} - {*kind} & {*table.columns}
+        with lmmem.perturbed(mini, 0.2, seed=3, draw=1, **kind):
+            expected = lmmem.kl_ld(mini, *cut)
+        np.testing.assert_array_equal(table.kl_ld[table.draw == 1], expected)
+
+
 def test_more_draws_keep_the_first_ones(mini_corpus):
     few = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
     more = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=20, seed=3)
@@ -146,6 +172,10 @@ def test_default_sigma_is_the_model_s(mini_corpus):
         ({"draws": 0}, "draws=0: give a whole number, 1 or more"),
         ({"sigma": -0.1}, "sigma=-0.1: give a number, 0 or more"),
         ({"sigma": float("nan")}, "sigma=nan: give a number, 0 or more"),
+        ({"sigma": -0.1, "unit": "tensor"}, "sigma=-0.1: give a number, 0 or more, a share of each tensor's rms"),
+        ({"unit": "rows"}, "unit='rows': give one of weight, tensor"),
+        ({"only": 3}, "only=3: give a part of the model"),
+        ({"only": "layer 77"}, "only='layer 77': no parameter has such a name; the parts are layer 0, layer 1, "),
         ({"seed": -1}, "seed"),
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),

@@ -60,6 +60,12 @@ def test_measurements_are_those_of_the_functions_with_the_columns_of_the_sequenc
             measurements.perturbation_table(NAME, mini_corpus, index, sigma=0.05, draws=4, seed=3),
         ),
         (
+            study.perturbed(chosen, sigma=0.1, draws=2, unit="tensor", only="norms"),
+            measurements.perturbation_table(
+                NAME, mini_corpus, index, sigma=0.1, draws=2, seed=3, unit="tensor", only="norms"
+            ),
+        ),
+        (
             study.sampled(chosen, temperatures=[0.5, 1.0], samples=3),
             measurements.temperature_table(NAME, mini_corpus, index, temperatures=[0.5, 1.0], samples=3, seed=3),
         ),

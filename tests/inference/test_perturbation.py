@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    OPTConfig,
+)
 
-from lmmem.inference.perturbation import perturbed, weight_rms
+from lmmem.inference.perturbation import cosine_with, parts_of, perturbed, weight_rms
 
 
 def bits(model) -> list[bytes]:
@@ -145,3 +153,122 @@ def test_rms_is_over_all_weights():
         layer.weight.fill_(3)
         layer.bias.fill_(0)
     np.testing.assert_allclose(weight_rms(layer), np.sqrt(4 * 9 / 6))
+
+
+# Standard normal noise on the first weights, by draw, as it was when the first tables were measured.
+OLD_BITS = {
+    0: ["0x1.fdc1ca0000000p-1", "0x1.0e94520000000p-2", "0x1.89422c0000000p+0", "0x1.4f296a0000000p+0"],
+    1: ["0x1.49c0d80000000p+0", "0x1.70888e0000000p+0", "-0x1.cf9ed80000000p+0", "0x1.7896be0000000p-3"],
+    199: ["-0x1.3f22580000000p-1", "-0x1.81bf280000000p-2", "0x1.0e0b760000000p-1", "0x1.bdb3140000000p+0"],
+}
+
+
+def test_noise_of_every_model_so_far_keeps_its_bits():
+    """Tables of earlier days stay true: the first weights of three draws, as they have always been."""
+    layer = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+    for draw, expected in OLD_BITS.items():
+        with perturbed(layer, 1.0, seed=0, draw=draw):
+            assert [weight.hex() for weight in layer.weight.flatten().tolist()] == expected
+
+
+def test_noise_in_units_of_a_tensor_is_a_share_of_its_own_rms():
+    model = small()
+    clean = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+    with perturbed(model, 0.1, seed=0, draw=0, unit="tensor"):
+        for name, parameter in model.named_parameters():
+            rms = np.sqrt(np.mean(clean[name].numpy() ** 2))
+            off = (parameter.detach().double() - clean[name]).numpy()
+            if rms == 0:
+                assert not off.any()
+            elif off.size > 1_000:
+                np.testing.assert_allclose(off.std(), 0.1 * rms, rtol=5 / np.sqrt(2 * off.size))
+
+
+def test_noise_in_one_part_is_that_of_all_in_it_and_none_elsewhere():
+    model = small()
+    before = dict(zip([name for name, _ in model.named_parameters()], bits(model), strict=True))
+    with perturbed(model, 0.1, seed=3, draw=1):
+        everywhere = dict(zip(before, bits(model), strict=True))
+    for part, names in parts_of(model).items():
+        with perturbed(model, 0.1, seed=3, draw=1, only=part):
+            found = dict(zip(before, bits(model), strict=True))
+        assert found == {name: everywhere[name] if name in names else before[name] for name in before}
+        assert bits(model) == list(before.values())
+
+
+def test_names_of_parameters_are_searched_for():
+    model = small()
+    before = model.gpt_neox.final_layer_norm.weight.detach().clone()
+    with perturbed(model, 0.1, seed=0, draw=0, only=r"final_layer_norm\.weight$"):
+        assert not torch.equal(model.gpt_neox.final_layer_norm.weight, before)
+        assert not model.gpt_neox.final_layer_norm.bias.any()
+
+
+@pytest.mark.parametrize("only", ["layer 9", "lstm", "(", 3])
+def test_part_that_is_not_there_is_refused_in_one_line(only):
+    with pytest.raises(ValueError, match="only=") as raised, perturbed(small(), 0.1, seed=0, draw=0, only=only):
+        pass
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_unit_is_refused():
+    refused = pytest.raises(ValueError, match="unit='row': give one of weight, tensor")
+    with refused, perturbed(small(), 0.1, seed=0, draw=0, unit="row"):
+        pass
+
+
+TINY = {"vocab_size": 32, "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+KINDS = {  # what each kind holds, in words of the architecture
+    "neox": (GPTNeoXConfig(**TINY), "query_key_value", "dense_h_to_4h", "layernorm"),
+    "llama": (LlamaConfig(**TINY, num_key_value_heads=2), "q_proj", "gate_proj", "layernorm"),
+    "gpt2": (GPT2Config(vocab_size=32, n_layer=2, n_embd=16, n_head=2), "c_attn", "mlp.c_fc", "ln_1"),
+    "opt": (OPTConfig(**TINY | {"ffn_dim": 32}, word_embed_proj_dim=16), "self_attn.q_proj", "fc1", "layer_norm"),
+    "gemma": (Gemma3TextConfig(**TINY, num_key_value_heads=2, head_dim=8), "k_proj", "down_proj", "q_norm"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_weight_of_any_model_is_of_one_kind_and_layers_are_listed_in_order(name):
+    config, attention, mlp, norm = KINDS[name]
+    model = AutoModelForCausalLM.from_config(config)
+    parts = parts_of(model)
+    names = [name for name, _ in model.named_parameters()]
+    assert list(parts) == ["layer 0", "layer 1", "embeddings", "attention", "MLP", "norms"]
+    kinds = ["embeddings", "attention", "MLP", "norms"]
+    assert sorted(name for kind in kinds for name in parts[kind]) == sorted(names)
+    for word, kind in ((attention, "attention"), (mlp, "MLP"), (norm, "norms")):
+        of_word = [name for name in names if word in name]
+        assert of_word
+        assert set(of_word) <= set(parts[kind])
+    assert all("embed" in name or "wte" in name or "wpe" in name or "lm_head" in name for name in parts["embeddings"])
+    assert all(".1." in name for name in parts["layer 1"])
+    assert not set(parts["layer 0"]) & set(parts["layer 1"])
+
+
+def test_cosine_is_that_of_the_noise_that_is_put_on():
+    model = small()
+    clean = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    change = {name: torch.randn(p.shape) for name, p in model.named_parameters()}
+    flat = torch.cat([c.double().flatten() for c in change.values()])
+    with perturbed(model, 0.5, seed=2, draw=5):
+        noise = torch.cat([p.detach().double().flatten() for p in model.parameters()]) - clean
+    expected = float(noise @ flat / noise.norm() / flat.norm())
+    np.testing.assert_allclose(cosine_with(model, change, seed=2, draw=5), expected, atol=1e-6)
+
+
+def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_weights():
+    layer = torch.nn.Linear(50, 40, bias=False)
+    found = [cosine_with(layer, {"weight": layer.weight.detach()}, 0, draw) for draw in range(400)]
+    assert abs(np.std(found) * np.sqrt(2_000) - 1) < 5 / np.sqrt(2 * 400)
+    assert abs(np.mean(found)) < 5 / np.sqrt(400 * 2_000)
+
+
+def test_change_that_is_missing_or_none_is_refused():
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="no change is given of bias"):
+        cosine_with(layer, {"weight": torch.ones(2, 2)}, 0, 0)
+    with pytest.raises(ValueError, match="is 0 everywhere"):
+        cosine_with(layer, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, 0, 0)
