@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmmem.corpora.corpus import Corpus, training_data
-from lmmem.experiments import measurements
+from lmmem.experiments import measurements, scores
 from lmmem.experiments.sequences import (
     DEFAULT_PAIRS,
     WINDOW,
@@ -27,9 +27,9 @@ from lmmem.experiments.sequences import (
     natural_passages,
 )
 from lmmem.inference.perturbation import UNITS
-from lmmem.models.loading import download_size
+from lmmem.models.loading import download_size, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
-from lmmem.protocol import CONTINUATION, DRAWS, PROMPT
+from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
 from lmmem.storage.results import provenance_line
 from lmmem.sweep.cluster import checked, on_worker
 
@@ -343,6 +343,70 @@ class Study:
         :func:`lmmem.experiments.measurements.likelihood_table`.
         """
         return self._measured(measurements.likelihood_table, sequences, steps, keep_tokens=keep_tokens)
+
+    def scores(
+        self, sequences: pd.DataFrame, earlier: int | None = None, *, only: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Who is remembered, by likelihood alone: one number a sequence and score, larger where there is more memory.
+
+        Parameters
+        ----------
+        sequences : as for :meth:`greedy`.
+        earlier : step that the model is compared with; None is the last checkpoint in the first fifth of the way, of an
+            organism; of other models, whose weights would have to be fetched, none.
+        only : scores by name, some of :data:`lmmem.experiments.scores.COST`, which says what each costs; None is all
+            that can be asked.
+
+        Returns
+        -------
+        The lines of `sequences`, with model, step and a column for each score, which has its function of the same
+        name in :mod:`lmmem.experiments.scores`. In ``attrs["left_out"]`` stand the scores that could not be asked
+        and had not been named, each with its reason.
+
+        Raises
+        ------
+        ValueError : a score that was named cannot be asked, or `earlier` has no checkpoint.
+
+        >>> study = Study("pocket-mini")
+        >>> sequences = study.sequences(n=4, arms={"spread": [0, 16]})
+        >>> study.scores(sequences, only=["loss", "min_k"])[["loss", "min_k"]].shape
+        (8, 2)
+        """
+        asked, left_out = scores.check_scores(only), dict[str, str]()
+        comparable = self.steps if self.randomised or earlier is not None else ()
+        needs: dict[str, Any] = {
+            "over_earlier": lambda: scores.earlier_step(comparable, self.step, earlier),
+            "over_mismatched": lambda: scores.other_prompts(len(sequences), seed=self.seed),
+            "over_twins": lambda: scores.twins_of(sequences),
+        }
+        has: dict[str, Any] = {}
+        for name in [name for name in asked if name in needs]:
+            try:
+                has[name] = needs[name]()
+            except ValueError as error:
+                if only is not None or (name == "over_earlier" and earlier is not None):
+                    raise ValueError(f"{name} cannot be asked: {error}") from error
+                left_out[name] = str(error)
+        corpus, index = self._asked(sequences)
+        rows = corpus[index][:, : PROMPT + CONTINUATION]
+        measured = self.likelihood(sequences, keep_tokens=True)
+        found = scores.of_one_pass(measured, load_tokenizer(self.model).batch_decode(split(rows)[1]))
+        own = measured.cross_entropy.to_numpy()
+        if "over_earlier" in has:
+            before = self.likelihood(sequences, steps=has["over_earlier"])
+            found["over_earlier"] = scores.over_earlier(own, before.cross_entropy)
+        if "over_mismatched" in has:
+            prompts, truth = split(rows)
+            others = has["over_mismatched"]
+            strange = np.concatenate([prompts[others.ravel()], np.tile(truth, (len(others), 1))], axis=1)
+            after = self.likelihood(self.sequences(tokens=strange)).cross_entropy.to_numpy()
+            found["over_mismatched"] = scores.over_mismatched(own, after.reshape(others.shape))
+        if "over_twins" in has:
+            found["over_twins"] = scores.over_twins(found["loss"], has["over_twins"], sequences.block)
+        table = measured[[*sequences.columns.drop("tokens", errors="ignore"), "model", "step"]]
+        table = table.assign(**{name: found[name] for name in asked if name in found})
+        table.attrs["left_out"] = left_out
+        return table
 
     def perturbed(
         self,
