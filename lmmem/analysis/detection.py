@@ -5,6 +5,7 @@ Scores are larger where there is more memory. Knows neither which probe a score 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,22 +13,42 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from lmmem.analysis.randomisation import proportion
-from lmmem.analysis.statistics import LEVEL, Interval
+from lmmem.analysis.randomisation import LEAST, proportion
+from lmmem.analysis.statistics import LEVEL, Interval, check_columns
 
-__all__ = ["area", "found_at"]
+__all__ = [
+    "agreement",
+    "area",
+    "area_difference",
+    "calibration",
+    "chosen",
+    "compare",
+    "found_at",
+    "found_by_arm",
+    "roc",
+    "strata_of",
+]
 
 FEW = 32  # clusters of a side: with fewer the variance that a sample shows is not enough near 0 and 1
 RESAMPLES = 1_000
 ROUNDING = 1e-12
+BLIND = 0.6  # a probe whose interval lies below is blind (book/plan.md, decision rule 12)
+FOLDS = 5
+RIDGE = 1e-3  # keeps a logistic fit finite where a score tells all apart
 
 
 class _Placed(NamedTuple):
-    """An area, the variance that its sample shows, and the clusters of positives and of negatives."""
+    """An area, what each cluster's positives and negatives add to its error, and the clusters of either."""
 
     area: float
-    variance: float
+    errors: tuple[np.ndarray, np.ndarray]
     clusters: tuple[int, int]
+
+    @property
+    def variance(self) -> float:
+        """Obuchowski's, which is DeLong's where each line is its own cluster."""
+        own = sum(float(side @ side) * k / (k - 1) for side, k in zip(self.errors, self.clusters, strict=True))
+        return max(own + 2 * float(self.errors[0] @ self.errors[1]), 0.0)
 
 
 def area(
@@ -132,6 +153,293 @@ def found_at(
     return Interval(share, min(float(low), exact.low), max(float(high), exact.high), len(positive))
 
 
+def area_difference(
+    positive: tuple[ArrayLike, ArrayLike],
+    negative: tuple[ArrayLike, ArrayLike],
+    clusters_positive: ArrayLike | None = None,
+    clusters_negative: ArrayLike | None = None,
+) -> Interval:
+    """By how much the area of one score is larger than that of another, of the same positives and negatives.
+
+    Parameters
+    ----------
+    positive, negative : the one score and the other, of the same lines each.
+    clusters_positive, clusters_negative : as for :func:`area`.
+
+    Returns
+    -------
+    A difference of shares with its t-interval; n is the number of positives. Of width 0 where both scores tell all
+    apart: that says nothing.
+
+    Raises
+    ------
+    ValueError : as for :func:`area`; the two scores are of different lines.
+
+    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
+
+    >>> area_difference(([3.0, 4.0], [3.0, 0.5]), ([1.0, 2.0], [1.0, 2.0])).estimate
+    0.5
+    """
+    placed = []
+    for one, other in zip(positive, negative, strict=True):
+        ours, theirs = _scores(one, other)
+        labels = _labels("clusters", clusters_positive, clusters_negative, len(ours), len(theirs))
+        everyone = np.zeros(len(ours), dtype=int), np.zeros(len(theirs), dtype=int)
+        placed.append(_placed(ours, theirs, labels, everyone))
+    first, second = placed
+    if first.errors[0].shape != second.errors[0].shape:
+        raise ValueError("two scores of the same lines are needed; got different numbers of them")
+    errors = tuple(one - other for one, other in zip(first.errors, second.errors, strict=True))
+    both = _Placed(first.area - second.area, errors, first.clusters)  # type: ignore[arg-type]
+    half = float(stats.t.ppf((1 + LEVEL) / 2, min(both.clusters) - 1)) * both.variance**0.5
+    return Interval(both.area, both.area - half, both.area + half, len(np.asarray(positive[0])))
+
+
+def roc(
+    scores_positive: ArrayLike,
+    scores_negative: ArrayLike,
+    clusters_positive: ArrayLike | None = None,
+    clusters_negative: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The ROC curve, with a bootstrap band of positives and negatives.
+
+    Parameters
+    ----------
+    As for :func:`area`; seed : of the bootstrap.
+
+    Returns
+    -------
+    One line a share of false alarms, 0 to 1 in steps of a fortieth: false_alarms, estimate (the share that is found at
+    no more of them), low, high, n.
+
+    Raises
+    ------
+    ValueError : as for :func:`area`.
+
+    >>> float(roc([3.0, 4.0], [1.0, 2.0]).estimate.min())
+    1.0
+    """
+    positive, negative = _scores(scores_positive, scores_negative)
+    groups = _labels("clusters", clusters_positive, clusters_negative, len(positive), len(negative))
+    at = np.linspace(0, 1, 41)
+    drawn = _resampled(positive, negative, groups, at, seed)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    once = np.ones((1, len(positive))), np.ones((1, len(negative)))
+    share = _shares(positive, negative, *once, at)[0]
+    return pd.DataFrame({"false_alarms": at, "estimate": share, "low": low, "high": high, "n": len(positive)})
+
+
+def strata_of(values: ArrayLike, strata: int = 4) -> np.ndarray:
+    """Strata of equally many lines each, numbered from the least values up, to compare at like values.
+
+    Parameters
+    ----------
+    values : (n,) numbers, positives and negatives together, for instance z-complexity.
+    strata : how many.
+
+    Raises
+    ------
+    ValueError : fewer lines than strata, or less than one stratum.
+
+    >>> strata_of([0.1, 0.9, 0.2, 0.8], 2).tolist()
+    [0, 1, 0, 1]
+    """
+    numbers = np.asarray(values, dtype=float)
+    if not 1 <= strata <= len(numbers):
+        raise ValueError(f"strata={strata}: give 1 .. {len(numbers)}, the number of lines")
+    return (stats.rankdata(numbers, "ordinal") - 1).astype(int) * strata // len(numbers)
+
+
+def compare(
+    table: pd.DataFrame, scores: Sequence[str], twins: str = "spread 0", *, by: str = "arm", strata: str | None = None
+) -> pd.DataFrame:
+    """How well each score tells each arm from the unexposed.
+
+    Parameters
+    ----------
+    table : one line a sequence: columns arm, file, those of the scores, `by` and `strata`.
+    scores : columns, larger where there is more memory.
+    twins : the arm of the negatives.
+    by : column whose values are compared with the negatives one by one; positives are all lines of other arms that
+        have a value in it.
+    strata : column within whose values positives and negatives are compared; None is over all of them.
+
+    Returns
+    -------
+    One line a (score, value of `by`): score, the value, estimate, low, high, n (positives), negatives, p (two-sided,
+    that the area is 0.5, of the same variance as the interval), q (after Benjamini and Hochberg, over the table), and
+    verdict, by the plan's rule 12: "tells" where the interval lies above 0.5 and q is at most 0.05, "reversed" where
+    it lies below, "blind" where it lies below 0.6, else "undecided"; "n < 16: no verdict".
+
+    Raises
+    ------
+    ValueError : as for :func:`area`, with the score and the value named; a column is missing; there are no negatives
+        or no positives.
+
+    >>> found = pd.DataFrame({"arm": ["a 0"] * 20 + ["a 1"] * 20, "file": range(40), "loss": range(40)})
+    >>> compare(found, ["loss"], "a 0").verdict.tolist()
+    ['tells']
+    """
+    check_columns(table, ["arm", "file", by, *scores, *([strata] if strata else [])])
+    negative = table[table.arm == twins]
+    positives = table[(table.arm != twins) & table[by].notna()]
+    if negative.empty or positives.empty:
+        raise ValueError(f"{len(positives)} to be told from {len(negative)} of arm {twins!r}: some of each are needed")
+    lines = []
+    for score in scores:
+        for value, arm in positives.groupby(by, sort=False):
+            placed = _of_arm(arm, negative, score, strata, f"{score}, {by} {value}")
+            ends = _ends(placed, LEVEL)
+            lines.append((score, value, placed.area, *ends, len(arm), len(negative), _p(placed)))
+    found = pd.DataFrame(lines, columns=["score", by, *Interval._fields, "negatives", "p"])
+    found["q"] = stats.false_discovery_control(found.p)
+    sure = found.q <= 1 - LEVEL
+    verdicts = {
+        f"n < {LEAST}: no verdict": found.n < LEAST,
+        "tells": sure & (found.low > 0.5),
+        "reversed": sure & (found.high < 0.5),
+        "blind": found.high < BLIND,
+    }
+    return found.assign(verdict=np.select(list(verdicts.values()), list(verdicts), "undecided"))
+
+
+def found_by_arm(
+    table: pd.DataFrame, scores: Sequence[str], twins: str = "spread 0", *, false_alarms: float = 0.01, seed: int = 0
+) -> pd.DataFrame:
+    """Share of each arm that each score finds at few false alarms.
+
+    Parameters
+    ----------
+    table, scores, twins : as for :func:`compare`. false_alarms, seed : as for :func:`found_at`.
+
+    Returns
+    -------
+    One line a (score, arm): score, arm, estimate, low, high, n.
+
+    Raises
+    ------
+    ValueError : as for :func:`found_at`; a column is missing.
+    """
+    check_columns(table, ["arm", "file", *scores])
+    negative = table[table.arm == twins]
+    lines = []
+    for score in scores:
+        for arm, positive in table[table.arm != twins].groupby("arm", sort=False):
+            sides = positive[score], negative[score], false_alarms, positive.file, negative.file
+            lines.append((score, arm, *found_at(*sides, seed=seed)))
+    return pd.DataFrame(lines, columns=["score", "arm", *Interval._fields])
+
+
+def chosen(table: pd.DataFrame, scores: Sequence[str], arm: str, twins: str = "spread 0") -> pd.DataFrame:
+    """The score that tells an arm best, chosen in half of the blocks for the other half, and the reverse.
+
+    So that the best of many is not judged by the luck that made it the best (the plan's rule 13).
+
+    Parameters
+    ----------
+    table, scores, twins : as for :func:`compare`; columns block and arm. arm : that they are chosen by.
+
+    Returns
+    -------
+    The table with columns half (0 and 1: even and odd blocks), chosen (name of the score) and best (its value).
+    Compare `best` within strata of `half`.
+
+    Raises
+    ------
+    ValueError : as for :func:`compare`, in either half.
+    """
+    check_columns(table, ["block", "arm", "file", *scores])
+    table = table.assign(half=pd.factorize(table.block, sort=True)[0] % 2)
+    parts = []
+    for half in (0, 1):
+        found = compare(table[(table.half != half) & table.arm.isin([arm, twins])], scores, twins)
+        name = str(found.score.iloc[int(found.estimate.argmax())])
+        here = table[table.half == half]
+        parts.append(here.assign(chosen=name, best=here[name]))
+    return pd.concat(parts).loc[table.index]
+
+
+def calibration(
+    scores: ArrayLike, exposed: ArrayLike, clusters: ArrayLike | None = None, *, bins: int = 5, seed: int = 0
+) -> pd.DataFrame:
+    """Whether a score, made a probability, means what it says: reliability of a logistic fit, cross-validated.
+
+    Parameters
+    ----------
+    scores : (n,) numbers. exposed : (n,) booleans.
+    clusters : (n,) labels; those of one cluster are predicted together, by a fit without them. None: each line alone.
+    bins : of predictions, equally many in each.
+    seed : of the folds.
+
+    Returns
+    -------
+    One line a bin: predicted (mean probability of having been met), observed (the share that was), low, high (exact
+    95 % interval of the share), n. Probabilities are of the share of the exposed in these data.
+
+    Raises
+    ------
+    ValueError : scores that are not finite, columns of different lengths, only one side, or fewer clusters than folds.
+
+    Source: Platt, Probabilistic outputs for support vector machines (1999); bins as of DeGroot and Fienberg, The
+    Statistician 32 (1983).
+
+    >>> rng = np.random.default_rng(0)
+    >>> exposed = np.arange(200) < 100
+    >>> calibration(rng.normal(size=200) + exposed, exposed, bins=2).n.tolist()
+    [100, 100]
+    """
+    values, met = np.asarray(scores, dtype=float), np.asarray(exposed, dtype=bool)
+    labels = np.arange(len(values)) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
+    if values.ndim != 1 or not len(values) == len(met) == len(labels):
+        raise ValueError(f"scores, exposed and clusters need one length; got {[values.shape, len(met), len(labels)]}")
+    if not np.isfinite(values).all() or met.all() or not met.any():
+        raise ValueError("calibration needs finite scores, of exposed and of unexposed")
+    number = labels.max() + 1
+    if number < FOLDS:
+        raise ValueError(f"calibration in {FOLDS} folds needs as many clusters; got {number}")
+    fold = np.random.default_rng(seed).permutation(np.arange(number) % FOLDS)[labels]
+    predicted = np.empty(len(values))
+    for one in range(FOLDS):
+        here = fold == one
+        centre, scale = values[~here].mean(), max(float(values[~here].std()), ROUNDING)
+        predicted[here] = _logistic((values[~here] - centre) / scale, met[~here])((values[here] - centre) / scale)
+    lines = []
+    for number in range(bins):
+        here = strata_of(predicted, bins) == number
+        share = proportion(int(met[here].sum()), int(here.sum()))
+        lines.append((predicted[here].mean(), *share))
+    return pd.DataFrame(lines, columns=["predicted", "observed", "low", "high", "n"])
+
+
+def agreement(table: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Rank correlation of each two scores: whether they find the same sequences.
+
+    Parameters
+    ----------
+    table : one line a sequence, of one arm, so that it is not the arms that they agree on.
+    scores : columns.
+
+    Returns
+    -------
+    Square: Spearman's correlation, scores by scores.
+
+    Raises
+    ------
+    ValueError : a column is missing, a score is the same in all lines, or there are fewer than three lines.
+
+    >>> agreement(pd.DataFrame({"a": [1, 2, 3], "b": [1, 4, 9]}), ["a", "b"]).round(2).b.tolist()
+    [1.0, 1.0]
+    """
+    check_columns(table, scores)
+    if len(table) < 3:
+        raise ValueError(f"agreement needs three sequences or more; got {len(table)}")
+    if constant := [score for score in scores if table[score].nunique() < 2]:
+        raise ValueError(f"{', '.join(constant)}: the same in all {len(table)} sequences, which agrees with nothing")
+    return table[list(scores)].corr("spearman")
+
+
 def _scores(positive: ArrayLike, negative: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for name, scores in (("scores_positive", positive), ("scores_negative", negative)):
@@ -180,12 +488,43 @@ def _placed(
         spread[theirs] = (beaten - beaten.mean()) * ours.sum() / p / theirs.sum()
     mean = float(found.mean())
     number = 1 + max(int(side.max()) for side in clusters)
-    sides = [np.bincount(clusters[0], (found - mean) / p, number), np.bincount(clusters[1], spread, number)]
+    errors = np.bincount(clusters[0], (found - mean) / p, number), np.bincount(clusters[1], spread, number)
     of = (len(np.unique(clusters[0])), len(np.unique(clusters[1])))
     if min(of) < 2:
         raise ValueError(f"an area needs two clusters or more of positives and of negatives; got {list(of)}")
-    own = sum(float(side @ side) * k / (k - 1) for side, k in zip(sides, of, strict=True))
-    return _Placed(mean, max(own + 2 * float(sides[0] @ sides[1]), 0.0), of)
+    return _Placed(mean, errors, of)
+
+
+def _of_arm(positive: pd.DataFrame, negative: pd.DataFrame, score: str, strata: str | None, named: str) -> _Placed:
+    try:
+        ours, theirs = _scores(positive[score], negative[score])
+        labels = _labels("clusters", positive.file, negative.file, len(ours), len(theirs))
+        of = (positive[strata], negative[strata]) if strata else (None, None)
+        within = _labels("strata", of[0], of[1], len(ours), len(theirs), one=True)
+        return _placed(ours, theirs, labels, within)
+    except ValueError as error:
+        raise ValueError(f"{named}: {error}") from error
+
+
+def _p(placed: _Placed) -> float:
+    """Two-sided chance of an area as far from 0.5, where there is nothing to tell."""
+    if _by_newcombe(placed):
+        return float(2 * stats.norm.sf(abs(placed.area - 0.5) / _newcombe(0.5, placed) ** 0.5))
+    far = abs(float(special.logit(placed.area))) / _of_log_odds(placed)
+    return float(2 * stats.t.sf(far, min(placed.clusters) - 1))
+
+
+def _logistic(x: np.ndarray, met: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The probability of having been met, as a function of a score: maximum likelihood with a faint ridge."""
+
+    def cost(beta: np.ndarray) -> tuple[float, np.ndarray]:
+        eta = beta[0] + beta[1] * x
+        off = special.expit(eta) - met
+        value = np.logaddexp(0, eta).sum() - eta[met].sum() + RIDGE * beta[1] ** 2
+        return float(value), np.array([off.sum(), off @ x + 2 * RIDGE * beta[1]])
+
+    beta = optimize.minimize(cost, np.zeros(2), jac=True, method="BFGS").x
+    return lambda values: special.expit(beta[0] + beta[1] * values)
 
 
 def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
