@@ -15,6 +15,7 @@ from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_o
 
 __all__ = [
     "after_last",
+    "as_told",
     "averaged",
     "before_and_after",
     "by_arm",
@@ -328,6 +329,26 @@ def told_arms(difference: pd.DataFrame, by: Sequence[str] = ("group", "presentat
         if which.any()
     ]
     return f"The interval {', and '.join(said)}."
+
+
+def as_told(found: pd.DataFrame, what: str, digits: int = 1) -> pd.DataFrame:
+    """Intervals as a page shows them: estimate, low and high in one column of text, p and q empty where there is none.
+
+    Parameters
+    ----------
+    found : columns estimate, low and high among others; for instance of
+        :func:`lmmem.analysis.randomisation.compare_arms`.
+    what : the name of the column of text: what was estimated, with its unit.
+
+    >>> found = pd.DataFrame({"arm": ["a"], "estimate": [1.0], "low": [0.5], "high": [1.5], "p": [np.nan]})
+    >>> as_told(found, "bits").to_dict("list")
+    {'arm': ['a'], 'bits': ['1.0 (0.5 to 1.5)'], 'p': ['']}
+    """
+    ends = zip(found.estimate, found.low, found.high, strict=True)
+    table = found.drop(columns=["low", "high"]).assign(estimate=[Interval(*one, n=0).brief(digits) for one in ends])
+    for column in {"p", "q"} & set(table):
+        table[column] = ["" if np.isnan(one) else f"{one:.2g}" for one in table[column]]
+    return table.rename(columns={"estimate": what})
 
 
 def told_from(presentations: Iterable[int], holds: Iterable[bool]) -> str:

@@ -239,6 +239,7 @@ def compare_arms(
     twins: str = "spread 0",
     by: Sequence[str] = (),
     *,
+    halves: bool = True,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -250,6 +251,7 @@ def compare_arms(
     value : what is compared.
     twins : the arm that all are compared with.
     by : columns whose values are compared apart, for instance step.
+    halves : False leaves out A/A, for which a block with two twins is needed.
     permutations, seed : of :func:`permutation_test`.
 
     Returns
@@ -258,8 +260,9 @@ def compare_arms(
     file), n (passages of the arm in blocks with twins), left_out (blocks without), p (:func:`permutation_test`),
     q (p after Benjamini and Hochberg, over all lines of exposed arms), verdict ("above 0" and "below 0" where q is
     at most 0.05 and the interval excludes 0, else "not established"; "n < 16: no verdict"). Last come the lines that
-    must be null, each with its own p as q: "A/A", a random half of the twins of each block against the other half,
-    and other unexposed arms.
+    must be null: "A/A", a random half of the twins of each block against the other half, with its own p as q; and
+    other unexposed arms, which were set apart by whole files, so that permuting passages is no test of them: their p
+    and q are nan, and the verdict is that of the interval alone.
 
     Raises
     ------
@@ -293,21 +296,25 @@ def compare_arms(
         order = order.drop_duplicates("arm").sort_values(["other", "group", "presentations"])
         for arm, presented in zip(order.arm, order.presentations, strict=True):
             lines.append((*key, arm, *_against(cell[cell.arm == arm], unexposed, value, permutations, seed), presented))
+        if not halves:
+            continue
         half = _half(unexposed.block, seed)
         if not half.any():
             raise ValueError(f"A/A needs blocks of two or more passages of arm {twins!r}; each has one")
-        halves = _against(unexposed[half], unexposed[~half], value, permutations, seed)
-        lines.append((*key, "A/A", *halves, 0))
+        between = _against(unexposed[half], unexposed[~half], value, permutations, seed)
+        lines.append((*key, "A/A", *between, 0))
     found = pd.DataFrame(lines, columns=[*by, "arm", *Interval._fields, "left_out", "p", "presented"])
     null = found.presented == 0
+    by_files = null & (found.arm != "A/A")
+    found.loc[by_files, "p"] = np.nan
     found["q"] = found.p
     found.loc[~null, "q"] = stats.false_discovery_control(found.p[~null])
-    established = (found.q <= ALPHA) & ((found.low > 0) | (found.high < 0))
+    established = ((found.q <= ALPHA) | by_files) & ((found.low > 0) | (found.high < 0))
     side = np.where(found.estimate > 0, "above 0", "below 0")
     found["verdict"] = np.where(
         found.n < LEAST, f"n < {LEAST}: no verdict", np.where(established, side, "not established")
     )
-    ordered = pd.concat([found[~null], found[null & (found.arm == "A/A")], found[null & (found.arm != "A/A")]])
+    ordered = pd.concat([found[~null], found[null & ~by_files], found[by_files]])
     return ordered.drop(columns="presented").reset_index(drop=True)
 
 

@@ -22,7 +22,6 @@ from lmmem.analysis.statistics import (
     fit_linear,
     fit_log_linear,
     fit_logistic,
-    gain_over_twins,
     half_point,
     interval,
     mean_by,
@@ -41,7 +40,6 @@ __all__ = [
     "perturbation",
     "recency",
     "repetition",
-    "temperature",
     "uncovering",
 ]
 
@@ -203,36 +201,6 @@ def fading(history: pd.DataFrame, met: tuple[int, int], seed: int = 0) -> Number
         "opens": met[0],
         "closes": met[1],
         "end": int(end),
-    }
-
-
-def temperature(best: pd.DataFrame, seed: int = 0) -> Numbers:
-    """Sampling beside perturbation at equal numbers of continuations.
-
-    Parameters
-    ----------
-    best : best-of-N of the most continuations, by `method`: "perturbation" and temperatures.
-    seed : of the bootstraps over sequences.
-
-    Returns
-    -------
-    best_temperature : which comes closest on average. compared : its kl-LD minus that of perturbation, arm by arm,
-    in words. samples, n, n_arm : continuations, sequences, and those of an arm.
-    """
-    wide = best.pivot_table(index=["arm", "index"], columns="method", values="kl_ld")
-    closest = wide.drop(columns="perturbation").mean().idxmin()
-    compared = []
-    for arm in best.arm.drop_duplicates():
-        here = wide.loc[arm]
-        difference = gain_over_twins(here[closest], here["perturbation"], seed)
-        ahead = "perturbation is" if difference.low > 0 else "sampling is" if difference.high < 0 else "neither is"
-        compared.append(f"{arm}, {difference:.1f}, {ahead} ahead")
-    return {
-        "best_temperature": closest,
-        "compared": "; ".join(compared),
-        "samples": int(best.N.max()),
-        "n": best["index"].nunique(),
-        "n_arm": int(best.groupby("arm")["index"].nunique().min()),
     }
 
 

@@ -1,7 +1,7 @@
-"""What a model says of sequences, as tidy tables: greedily, under noise on its weights, and sampled.
+"""What a model says of sequences, as tidy tables: greedily, under noise on its weights, sampled, and otherwise asked.
 
-Every page calls these. A table is keyed by (model, step, index) and what varies: (sigma, draw) or
-(temperature, sample); it is read from disk when it is there. Knows nothing of figures.
+Every page calls these. A table is keyed by (model, step, index) and what varies: (sigma, draw),
+(temperature, sample) or (start, stop) of the prompt; it is read from disk when it is there. Knows nothing of figures.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference import decoding
+from lmmem.inference.extraction import BEAMS, extraction_log_probs, near_verbatim_log_mass
 from lmmem.inference.perturbation import UNITS, perturbed, weight_rms
 from lmmem.inference.scoring import TokenScores, cross_entropy, score_tokens
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
@@ -41,10 +42,13 @@ if TYPE_CHECKING:
 __all__ = [
     "check_whole",
     "device_here",
+    "extraction_table",
     "greedy_table",
     "kl_ld",
     "likelihood_table",
+    "near_verbatim_table",
     "perturbation_table",
+    "prompted_table",
     "relearning_table",
     "seconds_each",
     "temperature_table",
@@ -54,6 +58,7 @@ DRAWS_PER_PART = 10  # measured between two writes to disk: what an interruption
 SEQUENCES_PER_PART = 10_000
 SAMPLED_PER_PART = 1_000  # sequences, each with all its samples
 TAUGHT_A_STEP = 8  # passages; as many rows of natural text are beside them
+SEARCHED_PER_PART = 64  # sequences, each with all its hypotheses
 TIMED = 1_024  # sequences timed to say how long all take
 KIND_OF_NOISE: dict[str, Any] = {"sigma": None, "unit": UNITS[0], "only": None}  # and what it is if nobody says
 Settings = dict[str, Any]  # what determines a measurement, as JSON values
@@ -142,6 +147,23 @@ def check_whole(name: str, value: Any, least: int) -> None:
 def _check_amount(name: str, value: Any, unit: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
         raise ValueError(f"{name}={value!r}: give a number, 0 or more, {unit}")
+
+
+def _check_temperatures(temperatures: Any) -> None:
+    if isinstance(temperatures, str | bytes) or not isinstance(temperatures, Sequence) or not temperatures:
+        raise ValueError(f"temperatures={temperatures!r}: give a list of them, [0.3, 1.0]")
+    for temperature in temperatures:
+        _check_amount("temperatures", temperature, "each")
+    if len(set(temperatures)) < len(temperatures):
+        raise ValueError(f"temperatures={temperatures!r}: give each once")
+
+
+def _check_sampling(temperatures: Any, top_k: int | None) -> None:
+    _check_temperatures(temperatures)
+    if 0 in temperatures:
+        raise ValueError("at temperature 0 sampling is greedy, and kl_ld says what it gives: ask for one above 0")
+    if top_k is not None:
+        check_whole("top_k", top_k, 1)
 
 
 def greedy_table(
@@ -399,14 +421,9 @@ def temperature_table(
     """
     check_whole("samples", samples, 1)
     check_whole("seed", seed, 0)
-    if isinstance(temperatures, str | bytes) or not isinstance(temperatures, Sequence) or not temperatures:
-        raise ValueError(f"temperatures={temperatures!r}: give a list of them, [0.3, 1.0]")
-    for temperature in temperatures:
-        _check_amount("temperatures", temperature, "each")
+    _check_temperatures(temperatures)
     if 0 in temperatures and samples > 1:
         raise ValueError(f"at temperature 0 all {samples} samples are equal: ask for 1, or temperatures above 0")
-    if len(set(temperatures)) < len(temperatures):
-        raise ValueError(f"temperatures={temperatures!r}: give each once")
     every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = []
     for settings in every:
@@ -436,6 +453,188 @@ def _temperature_part(
             "sample": np.repeat(np.arange(samples), len(truth)),
             "kl_ld": levenshtein(said, truth).ravel(),
             **_kept(settings, said.reshape(-1, said.shape[-1])),
+        }
+    )
+
+
+def extraction_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    temperatures: Sequence[float],
+    top_k: int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+    keep_tokens: bool = False,
+) -> pd.DataFrame:
+    """How probable it is that sampling gives the true continuation word for word: exactly, by one forward pass a row.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    temperatures : each divides the logits; above 0.
+    top_k : sampling is among the so many likeliest tokens; None is among all.
+    keep_tokens : also keep the figures of each token, and the truth: columns log_probs and truth, lists of 64.
+
+    Returns
+    -------
+    One line a (row, temperature), columns model, step, index, temperature, log_prob (nats; of one sample).
+
+    Raises
+    ------
+    ValueError : temperatures that are none, the same or not above 0, or top_k below 1.
+    """
+    _check_sampling(temperatures, top_k)
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
+    parts = [Part("extraction", settings | {"temperatures": [*temperatures], "top_k": top_k}) for settings in every]
+    tasks = [_task(part, _extraction_part, len(tokens), numbers, tokens) for part in parts]
+    return _measured(tasks, scheduler, "probabilities of extraction")
+
+
+def _extraction_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    model, prompts, truth = _ready(info, settings, tokens)
+    found = extraction_log_probs(model, prompts, truth, settings["temperatures"], settings["top_k"])  # (t, n, l)
+    kept = {"log_probs": [*found.reshape(-1, truth.shape[1])], "truth": [*truth] * len(found)}
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.tile(index, len(found)),
+            "temperature": np.repeat(np.array(settings["temperatures"], dtype=float), len(index)),
+            "log_prob": found.sum(axis=2).ravel(),
+            **(kept if settings.get("keep_tokens") else {}),
+        }
+    )
+
+
+def near_verbatim_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    distance: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    beams: int = BEAMS,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> pd.DataFrame:
+    """How probable it is, at least, that a sample differs from the truth in few tokens.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    distance, temperature, top_k, beams : as for :func:`lmmem.inference.extraction.near_verbatim_log_mass`.
+
+    Returns
+    -------
+    One line a (row, distance), of 0 .. distance, columns model, step, index, temperature, distance (tokens that
+    differ, at most), log_prob (nats; a lower bound, exact at 0).
+
+    Raises
+    ------
+    ValueError : distance below 0 or above 64, beams or top_k below 1, or a temperature that is not above 0.
+    """
+    check_whole("distance", distance, 0)
+    check_whole("beams", beams, 1)
+    if distance > CONTINUATION:
+        raise ValueError(f"distance={distance}: no more than {CONTINUATION} tokens can differ")
+    _check_sampling([temperature], top_k)
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, False)
+    asked = {"distance": distance, "temperature": temperature, "top_k": top_k, "beams": beams}
+    tasks = []
+    for settings in every:
+        for rows in _spans(len(tokens), SEARCHED_PER_PART):
+            span = {"rows": [rows.start, rows.stop]}
+            part = Part("near_verbatim", settings | asked, span, of=(distance + 1) * len(tokens))
+            size = (1 + distance * beams) * len(tokens[rows])
+            tasks.append(_task(part, _near_verbatim_part, size, numbers[rows], tokens[rows]))
+    return _measured(tasks, scheduler, f"beams within {distance} tokens")
+
+
+def _near_verbatim_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    options = {key: settings[key] for key in ("distance", "temperature", "top_k", "beams")}
+    mass = near_verbatim_log_mass(*_ready(info, settings, tokens), **options)  # (n, distance + 1)
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.repeat(index, mass.shape[1]),
+            "temperature": settings["temperature"],
+            "distance": np.tile(np.arange(mass.shape[1]), len(index)),
+            "log_prob": mass.ravel(),
+        }
+    )
+
+
+def prompted_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    start: int = 0,
+    stop: int = PROMPT,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+    keep_tokens: bool = False,
+) -> pd.DataFrame:
+    """What the model says greedily after another prompt: a shorter or longer part of the passage, or one elsewhere.
+
+    Of the passage, its prompt of 32 tokens and its continuation of 64, tokens start .. stop - 1 are given and those
+    from stop on are asked for. With start 0, stop = 32 + g is a hint: the first g tokens of the continuation given.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler, keep_tokens : as for :func:`greedy_table`.
+    start, stop : places in the passage, 0 <= start < stop < 96.
+
+    Returns
+    -------
+    One line a row, columns model, step, index, start, stop, asked (tokens: 96 - stop), kl_ld (of these, tokens),
+    kl_ld_share (kl_ld / asked, so that prompts compare), cross_entropy (nats per token asked for).
+
+    Raises
+    ------
+    ValueError : start or stop lie outside the passage.
+    """
+    check_whole("start", start, 0)
+    check_whole("stop", stop, 1)
+    if not start < stop < PROMPT + CONTINUATION:
+        raise ValueError(
+            f"a prompt from token {start} up to token {stop}: of the {PROMPT + CONTINUATION} tokens of a passage, one "
+            "or more are given, and one or more after them are asked for"
+        )
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
+    parts = [Part("prompted", settings | {"start": start, "stop": stop}) for settings in every]
+    tasks = [_task(part, _prompted_part, len(tokens), numbers, tokens) for part in parts]
+    return _measured(tasks, scheduler, f"continuations of tokens {start} to {stop}")
+
+
+def _prompted_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
+    model, *_ = _ready(info, settings, tokens)
+    start, stop = settings["start"], settings["stop"]
+    prompts, truth = tokens[:, start:stop], tokens[:, stop:]
+    said = decoding.greedy(model, prompts, truth.shape[1])
+    distance = levenshtein(said, truth)
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": index,
+            "start": start,
+            "stop": stop,
+            "asked": truth.shape[1],
+            "kl_ld": distance,
+            "kl_ld_share": distance / truth.shape[1],
+            "cross_entropy": cross_entropy(model, prompts, truth),
+            **_kept(settings, said),
         }
     )
 

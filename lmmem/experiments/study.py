@@ -26,6 +26,7 @@ from lmmem.experiments.sequences import (
     dose_sequences,
     natural_passages,
 )
+from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
 from lmmem.models.loading import download_size, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
@@ -41,10 +42,14 @@ __all__ = ["Study"]
 Steps = int | Sequence[int] | None
 SPREAD = "spread"  # the group that is presented over all of training
 NATURAL_ROWS = 1_024  # taught beside sequences, some in each step
+HINTS = (1, 2, 4, 8)  # tokens of the continuation given
+# Of a passage of 96 tokens: the last half and quarter of the prompt, and as many tokens as a prompt has, further on.
+OTHER_PROMPTS = ((16, 32), (24, 32), (16, 48), (32, 64))
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
 MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only"}
+MEASURED |= {"log_prob", "distance", "start", "stop", "given", "asked"}
 
 
 class Study:
@@ -529,6 +534,131 @@ class Study:
                 "are needed: leave some of the training data"
             )
         return corpus[rows][:, : PROMPT + CONTINUATION]
+
+    def extraction(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        temperatures: Sequence[float],
+        top_k: int | None = None,
+        steps: Steps = None,
+        keep_tokens: bool = False,
+    ) -> pd.DataFrame:
+        """How probable it is that sampling gives the true continuation word for word: exactly, without sampling.
+
+        Parameters
+        ----------
+        sequences, steps : as for :meth:`greedy`.
+        temperatures : each above 0; all are found by one forward pass.
+        top_k : sampling is among the so many likeliest tokens; None is among all.
+        keep_tokens : also keep the figures of each token, and the truth.
+
+        Returns
+        -------
+        The lines of `sequences`, for each temperature, with the columns of
+        :func:`lmmem.experiments.measurements.extraction_table`.
+        """
+        options = {"temperatures": temperatures, "top_k": top_k, "keep_tokens": keep_tokens}
+        return self._measured(measurements.extraction_table, sequences, steps, **options)
+
+    def near_verbatim(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        distance: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        beams: int = BEAMS,
+        steps: Steps = None,
+    ) -> pd.DataFrame:
+        """How probable it is, at least, that a sample differs from the truth in few tokens.
+
+        Parameters
+        ----------
+        sequences, steps : as for :meth:`greedy`.
+        distance, temperature, top_k, beams : as for :func:`lmmem.inference.extraction.near_verbatim_log_mass`.
+
+        Returns
+        -------
+        The lines of `sequences`, for each distance from 0 on, with the columns of
+        :func:`lmmem.experiments.measurements.near_verbatim_table`.
+        """
+        options = {"distance": distance, "temperature": temperature, "top_k": top_k, "beams": beams}
+        return self._measured(measurements.near_verbatim_table, sequences, steps, **options)
+
+    def hinted(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        given: Sequence[int] = HINTS,
+        steps: Steps = None,
+        keep_tokens: bool = False,
+    ) -> pd.DataFrame:
+        """What the model says when the first tokens of the continuation are given.
+
+        Parameters
+        ----------
+        sequences, steps, keep_tokens : as for :meth:`greedy`.
+        given : numbers of tokens, 0 .. 63; 0 is the prompt alone.
+
+        Returns
+        -------
+        The lines of `sequences`, for each hint, with the columns of
+        :func:`lmmem.experiments.measurements.prompted_table`, and given (tokens).
+
+        Raises
+        ------
+        ValueError : hints that are none, the same, or leave nothing to ask for.
+
+        >>> study = Study("pocket-mini")
+        >>> hinted = study.hinted(study.sequences(n=2, arms={"spread": [0, 16]}), given=[0, 8])
+        >>> hinted.groupby("given").asked.first().to_dict()
+        {0: 64, 8: 56}
+        """
+        if not given or any(isinstance(g, bool) or not isinstance(g, int) or not 0 <= g < CONTINUATION for g in given):
+            raise ValueError(f"given={given!r}: give numbers of tokens, each 0 .. {CONTINUATION - 1}")
+        prompts = [(0, PROMPT + tokens) for tokens in given]
+        found = self.reprompted(sequences, prompts=prompts, steps=steps, keep_tokens=keep_tokens)
+        return found.assign(given=found.stop - PROMPT)
+
+    def reprompted(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        prompts: Sequence[tuple[int, int]] = OTHER_PROMPTS,
+        steps: Steps = None,
+        keep_tokens: bool = False,
+    ) -> pd.DataFrame:
+        """What the model says after other prompts: shorter, longer, or from elsewhere in the passage.
+
+        Parameters
+        ----------
+        sequences, steps, keep_tokens : as for :meth:`greedy`.
+        prompts : pairs (start, stop) of places in the passage of 96 tokens; (0, 32) is the usual one.
+
+        Returns
+        -------
+        The lines of `sequences`, for each prompt, with the columns of
+        :func:`lmmem.experiments.measurements.prompted_table`.
+
+        Raises
+        ------
+        ValueError : prompts that are none, the same, or no places in the passage.
+
+        >>> study = Study("pocket-mini")
+        >>> chosen = study.sequences(n=2, arms={"spread": [0, 16]})
+        >>> bool((study.reprompted(chosen, prompts=[(0, 32)]).kl_ld == study.greedy(chosen).kl_ld).all())
+        True
+        """
+        pairs = [tuple(pair) if isinstance(pair, Sequence) else (pair,) for pair in prompts]
+        if not pairs or len({*pairs}) < len(pairs) or any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"prompts={prompts!r}: give pairs of places that differ, [(16, 32), (0, 48)]")
+        options = {"keep_tokens": keep_tokens}
+        found = [
+            self._measured(measurements.prompted_table, sequences, steps, start=start, stop=stop, **options)
+            for start, stop in pairs
+        ]
+        return pd.concat(found, ignore_index=True)
 
     def cost(self, sequences: pd.DataFrame, *, draws: int = 0, samples: int = 0) -> str:
         """What it takes to measure, in one line; it times a continuation of each sequence to say so.

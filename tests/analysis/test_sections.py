@@ -119,24 +119,3 @@ def test_fading_of_a_group_without_unexposed_is_beside_those_of_another():
     table = pd.DataFrame(lines, columns=columns)
     found = sections.fading(contrasts.with_twins(table, "window"), (30, 60))
     assert (found["most"], found["kl_never"], found["ahead"].estimate, found["ahead_loss"].estimate) == (64, 60.5, 2, 1)
-
-
-def test_temperature_names_the_closest_and_who_is_ahead():
-    lines = [
-        (method, arm, 100 * ("16" in arm) + i, distance + (i % 2) * (method == "perturbation"), 20)
-        for method, arm, distance in (
-            ("temperature 0.3", "spread 0", 50),
-            ("temperature 1", "spread 0", 55),
-            ("perturbation", "spread 0", 49.5),
-            ("temperature 0.3", "spread 16", 30),
-            ("temperature 1", "spread 16", 35),
-            ("perturbation", "spread 16", 20),
-        )
-        for i in range(40)
-    ]
-    found = sections.temperature(pd.DataFrame(lines, columns=["method", "arm", "index", "kl_ld", "N"]))
-    assert found["best_temperature"] == "temperature 0.3"
-    never, learnt = found["compared"].split("; ")
-    assert never.endswith("neither is ahead")
-    assert learnt.endswith("perturbation is ahead")
-    assert (found["samples"], found["n"], found["n_arm"]) == (20, 80, 40)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import lmmem
 from lmmem.experiments import measurements as experiments
+from lmmem.inference.extraction import extraction_log_probs, near_verbatim_log_mass
 from lmmem.inference.scoring import score_tokens
 from lmmem.models.loading import load_mean, weights_id
 from lmmem.models.registry import MODELS
@@ -391,3 +392,67 @@ def test_mean_of_steps_is_measured_as_a_model_of_its_own(mini_corpus, cut):
     assert not np.allclose(table.cross_entropy, alone.cross_entropy)
     again = experiments.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120])
     pd.testing.assert_frame_equal(again[alone.columns], alone)
+
+
+def test_extraction_table_is_each_temperature_by_hand(mini, mini_corpus, cut):
+    table = experiments.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0, 0.5], keep_tokens=True)
+    expected = extraction_log_probs(mini, *cut, [1.0, 0.5])
+    np.testing.assert_allclose(table.log_prob, expected.sum(axis=2).ravel())
+    np.testing.assert_array_equal(table["index"], INDEX * 2)
+    np.testing.assert_array_equal(table.temperature, np.repeat([1.0, 0.5], len(INDEX)))
+    np.testing.assert_array_equal(np.stack([*table.log_probs]), expected.reshape(-1, 64))
+    np.testing.assert_array_equal(np.stack([*table.truth]), np.tile(cut[1], (2, 1)))
+    plain = experiments.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0])
+    assert "truth" not in plain
+    loss = experiments.likelihood_table(NAME, mini_corpus, INDEX).cross_entropy
+    np.testing.assert_allclose(plain.log_prob, -64 * loss, rtol=1e-4)  # at temperature 1 it is the likelihood
+    greedy = experiments.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0], top_k=1)
+    assert set(greedy.log_prob) <= {0.0, -np.inf}
+
+
+def test_near_verbatim_table_is_the_search_by_hand_in_parts_of_any_size(mini, mini_corpus, cut, monkeypatch):
+    monkeypatch.setattr(experiments, "SEARCHED_PER_PART", 2)
+    table = experiments.near_verbatim_table(NAME, mini_corpus, INDEX, distance=2, temperature=0.5, beams=3)
+    expected = near_verbatim_log_mass(mini, *cut, 2, temperature=0.5, beams=3)
+    np.testing.assert_allclose(table.log_prob, expected.ravel(), rtol=1e-4)
+    np.testing.assert_array_equal(table["index"], np.repeat(INDEX, 3))
+    np.testing.assert_array_equal(table.distance, [0, 1, 2] * len(INDEX))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 33), (0, 95), (24, 32), (40, 72)])
+def test_prompted_table_is_what_the_model_says_after_that_part_of_the_passage(mini, mini_corpus, start, stop):
+    table = experiments.prompted_table(NAME, mini_corpus, INDEX, start=start, stop=stop, keep_tokens=True)
+    prompts, truth = mini_corpus[INDEX][:, start:stop], mini_corpus[INDEX][:, stop:96]
+    said = lmmem.greedy(mini, prompts, 96 - stop)
+    np.testing.assert_array_equal(np.stack([*table.said]), said)
+    np.testing.assert_array_equal(table.kl_ld, lmmem.levenshtein(said, truth))
+    np.testing.assert_allclose(table.kl_ld_share, table.kl_ld / (96 - stop))
+    np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, prompts, truth))
+    assert set(table.asked) == {96 - stop}
+
+
+def test_usual_prompt_gives_the_greedy_table(mini_corpus):
+    usual, greedy = (make(NAME, mini_corpus, INDEX) for make in (experiments.prompted_table, experiments.greedy_table))
+    pd.testing.assert_frame_equal(
+        usual[["index", "kl_ld", "cross_entropy"]], greedy[["index", "kl_ld", "cross_entropy"]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("measure", "settings", "message"),
+    [
+        ("extraction", {"temperatures": [0.5, 0.0]}, "at temperature 0 sampling is greedy"),
+        ("extraction", {"temperatures": []}, "give a list"),
+        ("extraction", {"temperatures": [1.0], "top_k": 0}, "top_k=0"),
+        ("near_verbatim", {"distance": 65}, "no more than 64 tokens can differ"),
+        ("near_verbatim", {"distance": 0.5}, "distance=0.5"),
+        ("near_verbatim", {"distance": 1, "temperature": 0}, "at temperature 0 sampling is greedy"),
+        ("near_verbatim", {"distance": 1, "beams": 0}, "beams=0"),
+        ("prompted", {"start": 32}, "from token 32 up to token 32"),
+        ("prompted", {"stop": 96}, "up to token 96: of the 96 tokens"),
+        ("prompted", {"start": -1}, "start=-1"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_measured(mini_corpus, measure, settings, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(experiments, f"{measure}_table")(NAME, mini_corpus, INDEX, **settings)

@@ -269,3 +269,46 @@ def test_what_is_followed_is_met_once_or_never_or_in_a_part_of_training(study):
     table = pd.DataFrame({"group": ["spread", "spread", "spread", "q2", "fuzzy", "elsewhere", "row"]})
     table["presentations"] = [0, 1, 2, 64, 16, 0, 1]
     assert study.followed(table).group.tolist() == ["spread", "spread", "q2", "elsewhere", "row"]
+
+
+def test_hints_are_longer_prompts_and_other_prompts_are_told_apart_by_their_places(study, chosen, mini_corpus):
+    hinted = study.hinted(chosen, given=[0, 2])
+    assert len(hinted) == 2 * len(chosen)
+    assert hinted.groupby("given").asked.unique().map(list).to_dict() == {0: [64], 2: [62]}
+    after = hinted[hinted.given == 2].set_index("index").loc[chosen["index"]]
+    said = lmmem.greedy(lmmem.load_model(NAME), mini_corpus[chosen["index"]][:, :34], 62)
+    np.testing.assert_array_equal(after.kl_ld, lmmem.levenshtein(said, mini_corpus[chosen["index"]][:, 34:96]))
+    others = study.reprompted(chosen)
+    assert others.groupby(["start", "stop"]).asked.first().to_dict() == {
+        (16, 32): 64,
+        (16, 48): 48,
+        (24, 32): 64,
+        (32, 64): 32,
+    }
+    with pytest.raises(ValueError, match="which were measured"):
+        study.hinted(others)
+
+
+def test_probabilities_of_extraction_bear_the_columns_of_the_sequences(study, chosen, mini_corpus):
+    exact = study.extraction(chosen, temperatures=[1.0])
+    near = study.near_verbatim(chosen, distance=1, beams=2)
+    np.testing.assert_allclose(near[near.distance == 0].log_prob, exact.log_prob, rtol=1e-4)
+    assert set(near.arm) == set(exact.arm) == set(chosen.arm)
+    own = study.sequences(tokens=mini_corpus[chosen["index"]])
+    np.testing.assert_allclose(study.extraction(own, temperatures=[1.0]).log_prob, exact.log_prob, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("measure", "settings", "message"),
+    [
+        ("hinted", {"given": []}, "give numbers of tokens"),
+        ("hinted", {"given": [64]}, "each 0 .. 63"),
+        ("hinted", {"given": [1, 1]}, "give pairs of places that differ"),
+        ("reprompted", {"prompts": [(0, 32, 4)]}, "give pairs of places"),
+        ("reprompted", {"prompts": [16, 32]}, "give pairs of places"),
+        ("reprompted", {"prompts": [(0, 96)]}, "up to token 96"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(study, chosen, measure, settings, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(study, measure)(chosen, **settings)

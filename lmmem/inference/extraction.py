@@ -1,0 +1,201 @@
+"""How probable it is that sampling gives the true continuation, word for word and nearly: without drawing a sample.
+
+The distribution is the one that :func:`lmmem.inference.decoding.sample` draws from; a test holds the two together.
+Knows token ids only: no text, no tokenizer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from transformers import DynamicCache
+
+from lmmem.inference.cores import look, shared_cores
+from lmmem.inference.products import fast_products
+from lmmem.inference.scoring import _logits
+from lmmem.inference.tokens import as_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["BEAMS", "extraction_log_probs", "near_verbatim_log_mass"]
+
+HYPOTHESES = 256  # decoded at a time; results do not depend on it in float32
+BEAMS = 16  # hypotheses kept of each number of tokens that differ
+
+
+def extraction_log_probs(
+    model: PreTrainedModel,
+    prompts: ArrayLike,
+    truth: ArrayLike,
+    temperatures: Sequence[float],
+    top_k: int | None = None,
+) -> np.ndarray:
+    """Log-probability with which sampling gives each token of the truth, after its prompt and its own past.
+
+    The sum over tokens is that of the whole continuation: p_z of (n, p)-discoverable extraction. One forward pass
+    serves all temperatures.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    truth : (n, l) token ids.
+    temperatures : each divides the logits; above 0.
+    top_k : sampling is among the so many likeliest tokens; None is among all.
+
+    Returns
+    -------
+    (len(temperatures), n, l) float64, in nats; minus infinity where top_k leaves the token out.
+
+    Raises
+    ------
+    ValueError : a temperature that is not above 0, top_k below 1, or what :func:`lmmem.cross_entropy` refuses.
+
+    Source: Hayes et al., Measuring memorization in language models via probabilistic extraction, arXiv 2410.19482.
+
+    >>> import lmmem
+    >>> prompts, truth = lmmem.split(lmmem.training_data("pocket-mini")[:5])
+    >>> extraction_log_probs(lmmem.load_model("pocket-mini"), prompts, truth, [0.5, 1.0]).shape
+    (2, 5, 64)
+    """
+    for temperature in temperatures:
+        _check(temperature, top_k)
+    parts = []
+    for logits, true in _logits(model, prompts, truth):
+        logits = _likeliest(logits, top_k)
+        own = logits.gather(-1, true[..., None])[..., 0]
+        parts.append(torch.stack([own / t - (logits / t).logsumexp(dim=-1) for t in temperatures]).double().cpu())
+    return torch.cat(parts, dim=1).numpy() if parts else np.empty((len(temperatures), *np.shape(truth)))
+
+
+@torch.inference_mode()
+def near_verbatim_log_mass(
+    model: PreTrainedModel,
+    prompts: ArrayLike,
+    truth: ArrayLike,
+    distance: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    beams: int = BEAMS,
+) -> np.ndarray:
+    """A lower bound of the probability that a sample differs from the truth in few tokens, by constrained beam search.
+
+    Distance is Hamming's, the number of places that differ: it is known of a beginning as soon as it is read, so that
+    a hypothesis with too many is given up there. Levenshtein's is never larger, so the bound holds for it too, and is
+    looser. Of each number of differing tokens the most probable beginnings are kept, and the truth itself always: the
+    bound of 0 is the exact probability. Hypotheses are different texts, so their probabilities add up.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    truth : (n, l) token ids.
+    distance : the most tokens that may differ.
+    temperature : divides the logits; above 0.
+    top_k : sampling is among the so many likeliest tokens; None is among all.
+    beams : hypotheses kept of each number of tokens that differ; with more of them the bound is closer.
+
+    Returns
+    -------
+    (n, distance + 1) float64, in nats: of at most 0, 1 .. distance tokens that differ.
+
+    Raises
+    ------
+    ValueError : distance below 0 or above l, beams below 1, a temperature that is not above 0, top_k below 1, prompts
+        and truth that do not pair or that the model cannot read.
+
+    Source: Cooper et al., Estimating near-verbatim extraction risk in language models with decoding-constrained beam
+    search, arXiv 2603.24917; that beams are kept apart by the number of differing tokens is ours.
+
+    >>> import lmmem
+    >>> prompts, truth = lmmem.split(lmmem.training_data("pocket-mini")[:5])
+    >>> mass = near_verbatim_log_mass(lmmem.load_model("pocket-mini"), prompts, truth, distance=2, beams=4)
+    >>> mass.shape, bool((np.diff(mass) >= 0).all())
+    ((5, 3), True)
+    """
+    _check(temperature, top_k)
+    read, true = as_tokens(model, prompts), as_tokens(model, truth, "truth", more=np.shape(prompts)[-1] - 1)
+    n, length = true.shape
+    if len(read) != n:
+        raise ValueError(f"prompts {tuple(read.shape)} and truth {tuple(true.shape)} must pair, row by row")
+    if not 0 <= distance <= length:
+        raise ValueError(f"distance={distance}: of {length} tokens, 0 .. {length} may differ")
+    if beams < 1:
+        raise ValueError(f"beams={beams}: 1 hypothesis or more is kept")
+    size = max(1, HYPOTHESES // (1 + distance * beams))  # sequences at a time
+    mass = np.empty((n, distance + 1))
+    for row in range(0, n, size):
+        rows = slice(row, row + size)
+        mass[rows] = _searched(model, read[rows], true[rows], distance, temperature, top_k, beams)
+    return mass
+
+
+def _searched(
+    model: PreTrainedModel,
+    prompts: torch.Tensor,
+    truth: torch.Tensor,
+    distance: int,
+    temperature: float,
+    top_k: int | None,
+    beams: int,
+) -> np.ndarray:
+    """As :func:`near_verbatim_log_mass`, of one batch (n, k) and (n, l).
+
+    A sequence has a place for the truth and `beams` for each number of differing tokens, in this order.
+    """
+    (n, length), width = truth.shape, 1 + distance * beams
+    places = [slice(0, 1), *(slice(1 + c * beams, 1 + (c + 1) * beams) for c in range(distance))]
+    first = torch.arange(n, device=truth.device)[:, None] * width  # of each sequence, among all hypotheses
+    mass = torch.full((n, width), -torch.inf, dtype=torch.float64, device=truth.device)
+    mass[:, 0] = 0.0
+    cache = DynamicCache(config=model.config)
+    with shared_cores(model.device), fast_products(model, n * width):
+        logits = model(prompts, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits = logits.repeat_interleave(width, dim=0)
+        cache.batch_repeat_interleave(width)
+        for position in range(length):
+            look()
+            said = (_likeliest(logits.float(), top_k) / temperature).log_softmax(dim=-1)
+            every = mass[..., None] + said.view(n, width, -1)  # (n, width, vocabulary)
+            vocabulary, true = every.shape[-1], truth[:, position, None]
+            right = every.gather(-1, true[..., None].expand(n, width, 1))[..., 0]  # (n, width)
+            every.scatter_(-1, true[..., None].expand(n, width, 1), -torch.inf)  # left are those that differ here
+            mass = torch.full_like(mass, -torch.inf)
+            mass[:, 0] = right[:, 0]
+            parent, token = torch.zeros_like(mass, dtype=torch.long), true.repeat(1, width)
+            for before, here in itertools.pairwise(places):
+                differing = every[:, before].flatten(1)
+                wrong, where = differing.topk(min(beams, differing.shape[1]))
+                together = torch.cat([right[:, here], wrong], dim=1)
+                of = torch.arange(here.start, here.stop, device=truth.device).expand(n, beams)
+                parents = torch.cat([of, before.start + where // vocabulary], dim=1)
+                tokens = torch.cat([true.expand(n, beams), where % vocabulary], dim=1)
+                mass[:, here], best = together.topk(beams)
+                parent[:, here], token[:, here] = parents.gather(1, best), tokens.gather(1, best)
+            if position < length - 1:
+                cache.batch_select_indices((first + parent).flatten())
+                logits = model(token.view(-1, 1), past_key_values=cache, use_cache=True).logits[:, -1]
+    by_number = torch.stack([mass[:, place].logsumexp(dim=1) for place in places], dim=1)
+    return by_number.logcumsumexp(dim=1).cpu().numpy()
+
+
+def _likeliest(logits: torch.Tensor, top_k: int | None) -> torch.Tensor:
+    """The logits, minus infinity where they are not among the largest top_k."""
+    if top_k is None or top_k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(top_k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def _check(temperature: float, top_k: int | None) -> None:
+    if not (temperature > 0 and np.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature}: sampling needs one above 0")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}: 1 token or more is sampled among")
