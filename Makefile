@@ -51,8 +51,8 @@ lint: $(VENV)/.installed-lint  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lmmem
 
-replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: about an hour
-	$(BIN)/python -m lmmem.experiments.replicates
+replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: about two hours
+	$(BIN)/python -m lmmem.experiments
 
 clean:  ## remove what was built; the trained model and measured tables stay in the cache
 	rm -rf _build $(PAGES) book/.*.part.ipynb

@@ -1,4 +1,4 @@
-"""What relearning finds, in every organism: ``python -m lmmem.experiments.relearning`` measures, the pages show.
+"""What relearning finds, in every organism: ``make replicates`` measures, the pages show.
 
 Passages that are known to be there, and their twins, are taught again in the same batches, by several
 seeds, and in the derived organisms by several learning rates and optimizers. What was measured lies in
@@ -7,8 +7,6 @@ results/relearning/, a file an organism. Knows nothing of what is concluded from
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pandas as pd
 
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
-from lmmem.pocket.recipe import DERIVED, ORGANISMS, RECIPES
+from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.storage import tables
 
 __all__ = ["NAMES", "just_after", "measure", "measured", "taught_again"]
@@ -154,21 +152,3 @@ def measure(name: str, folder: Path = FOLDER, seeds: int = 5) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tables.save(found, path, {"organism": name, "recipe": ORGANISMS[name].key, "seeds": seeds})
     return path
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Teach the organisms named on the command line again, all by default, and say how long each took."""
-    parser = argparse.ArgumentParser(description="Teach organisms again into results/: about ten minutes each.")
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="name", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    chosen = parser.parse_args(arguments)
-    if unknown := [name for name in chosen.names if name not in ORGANISMS]:
-        parser.error(f"there is no organism {', '.join(unknown)}; there are {', '.join((*RECIPES, *DERIVED))}")
-    for name in chosen.names:
-        start = time.monotonic()
-        path = measure(name, chosen.folder)
-        print(f"{path} ({path.stat().st_size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
-
-
-if __name__ == "__main__":
-    main()

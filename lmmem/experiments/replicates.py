@@ -1,4 +1,4 @@
-"""The same experiment in other organisms: ``python -m lmmem.experiments.replicates`` measures, the pages show.
+"""The same experiment in other organisms: ``make replicates`` measures, the pages show.
 
 Chance drawn anew, other sizes. They are not trained while the book is built: what was measured of them lies in
 results/organisms/, a file each. Knows nothing of what is concluded from it.
@@ -6,15 +6,11 @@ results/organisms/, a file each. Knows nothing of what is concluded from it.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 
 from lmmem.experiments.study import Study
-from lmmem.pocket.organisms import write_reference_losses
 from lmmem.pocket.recipe import RECIPES
 from lmmem.storage import tables
 
@@ -80,23 +76,3 @@ def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFr
             index, block = number * PASSAGES + table.canary, number * BLOCKS + table.block
             found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*KEPT, "organism", "index"])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure the organisms named on the command line, all by default, and say how long each took."""
-    parser = argparse.ArgumentParser(description="Train and measure organisms into results/: about ten minutes each.")
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="name", help=f"of {', '.join(RECIPES)}")
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    chosen = parser.parse_args(arguments)
-    if unknown := [name for name in chosen.names if name not in RECIPES]:
-        parser.error(f"there is no organism {', '.join(unknown)}; there are {', '.join(RECIPES)}")
-    if chosen.folder == FOLDER:
-        print(f"lmmem: losses of the references are in {write_reference_losses()}", file=sys.stderr)
-    for name in chosen.names:
-        start = time.monotonic()
-        path = measure(name, chosen.folder)
-        print(f"{path} ({path.stat().st_size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,7 @@ import pytest
 import lmmem
 from lmmem.analysis import event_study, randomisation, sections
 from lmmem.experiments import replicates
+from lmmem.experiments.__main__ import main
 from lmmem.pocket import organisms
 from lmmem.pocket.recipe import RECIPES
 from lmmem.storage import tables
@@ -22,7 +23,8 @@ NAME = "pocket-mini"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mini) -> Path:
     folder = tmp_path_factory.mktemp("organisms")
-    replicates.main([NAME, "--folder", str(folder)])
+    main([NAME, "--only", "organisms", "--results", str(folder)])
+    folder = folder / "organisms"
     return folder
 
 
@@ -65,7 +67,7 @@ def test_file_says_what_was_measured_and_damage_is_refused(folder, tmp_path):
 
 def test_unknown_organism_is_refused_before_anything_is_trained(capsys):
     with pytest.raises(SystemExit):
-        replicates.main(["pocket", "pocket-seed9"])
+        main(["pocket", "pocket-seed9"])
     assert "there is no organism pocket-seed9; there are pocket, " in capsys.readouterr().err
 
 
