@@ -18,10 +18,10 @@ from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.storage import tables
 
-__all__ = ["NAMES", "just_after", "measure", "measured", "taught_again"]
+__all__ = ["NAMES", "derived_from", "just_after", "measure", "measured", "taught_again"]
 
 FOLDER = Path(__file__).parents[2] / "results" / "relearning"
-NAMES = (*(name for name in DERIVED if DERIVED[name].base == "pocket"), *SEEDS)
+NAMES = ("pocket-hidden", "pocket-erased", *SEEDS)
 FORGOTTEN = {"spread": [0], "q1": [64], "q2": [64]}
 ONCE = {"spread": [0, 1]}
 Way = tuple[str, float]  # optimizer and learning rate
@@ -34,6 +34,15 @@ KEPT = {
     **{"file": "category", "step": "int16", "optimizer": "category", "learning_rate": "float32", "seed": "int8"},
     **{"presentation": "int8", "kl_ld": "int8", "cross_entropy": "float32"},
 }
+
+
+def derived_from(base: str) -> dict[str, str]:
+    """The organisms that are derived from another, by the group of their passages; none for most models.
+
+    >>> derived_from("pocket-mini")
+    {'hidden': 'pocket-mini-hidden', 'erased': 'pocket-mini-erased'}
+    """
+    return {recipe.group: name for name, recipe in DERIVED.items() if recipe.base == base}
 
 
 def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:

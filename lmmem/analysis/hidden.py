@@ -1,0 +1,394 @@
+"""Hidden, erased, forgotten, met once, or never there: what the page on the positive control tells.
+
+Tables of relearning, of noise and of probes in, tidy tables and numbers out. Every comparison names its null.
+Knows neither how anything is measured, nor models, nor figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lmmem.analysis import detection
+from lmmem.analysis.randomisation import LEAST, cluster_mean
+from lmmem.analysis.savings import after, beside_equals, curves, hazard, saved
+from lmmem.analysis.statistics import Interval, best_of_table, check_columns, interval
+
+__all__ = [
+    "all_odds",
+    "answer",
+    "beside_others",
+    "by_cost",
+    "by_kind",
+    "by_way",
+    "learning",
+    "over_draws",
+    "quotable",
+    "savings",
+    "tells",
+    "told_savings",
+]
+
+OPTIMIZER, RATE = "adamw", 5e-4  # the way that was decided on (book/plan.md, "Estimands")
+LATER = {"once": 16, "just after": 16}  # presentations after which savings are read, 8 of all other kinds
+SOON = 8
+PRESENTATION = 6  # passes of one: forward and backward, of the passage and of the row beside it
+NULLS = {"treated alike": "{} 0", "untouched": "untouched 0", "unexposed": "spread 0", "not met": "row 0"}
+ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row")
+FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
+Numbers = dict[str, object]
+
+
+def by_kind(table: pd.DataFrame, kind: str | None = None) -> pd.DataFrame:
+    """Passages that are known to be there by their kind: the arm of the exposed is replaced by it.
+
+    Parameters
+    ----------
+    table : columns arm and presentations (in training).
+    kind : of all of them; None is by their arm: those of a derived organism are their group, "q1 64" and "q2 64" are
+        forgotten, "spread 16" is half learnt, "spread 1" is once; other arms of the exposed are left out.
+
+    >>> table = pd.DataFrame({"arm": ["q1 64", "hidden 32", "spread 0", "spread 8"], "presentations": [64, 32, 0, 8]})
+    >>> by_kind(table).arm.tolist()
+    ['forgotten', 'hidden', 'spread 0']
+    """
+    check_columns(table, ["arm", "presentations"])
+    there = table.presentations > 0
+    group = table.arm.str.rsplit(n=1).str[0]
+    named = table.arm.map(FROM_ARM).fillna(group.where(group.isin(["hidden", "erased"])))
+    arm = table.arm.where(~there, named if kind is None else kind)
+    return table.assign(arm=arm)[arm.notna()].reset_index(drop=True)
+
+
+def _usual(relearned: pd.DataFrame) -> pd.DataFrame:
+    """Relearning in the way that was decided on beforehand, and no other."""
+    if "optimizer" not in relearned:
+        return relearned
+    same = (relearned.optimizer == OPTIMIZER) & np.isclose(relearned.learning_rate.to_numpy(), RATE)
+    return relearned[same]
+
+
+def _kinds(*tables: pd.DataFrame, every_way: bool = False) -> list[tuple[str, pd.DataFrame]]:
+    """Each kind with its nulls: its own passages by their kind, and those that were not met beside them."""
+    cells = []
+    for table in tables if every_way else map(_usual, tables):
+        if "kind" in table:
+            cells += [(str(kind), by_kind(lines, str(kind))) for kind, lines in table.groupby("kind")]
+        else:
+            named = by_kind(table)
+            kinds = named.arm[named.presentations > 0].unique()
+            cells += [(kind, named[(named.arm == kind) | (named.presentations == 0)]) for kind in kinds]
+    return sorted(cells, key=lambda cell: ORDER.index(cell[0]))
+
+
+def _nulls(kind: str, table: pd.DataFrame) -> dict[str, str]:
+    """By what it is called, the arm of each null that is there."""
+    arms = {name: arm.format(kind) for name, arm in NULLS.items()}
+    return {name: arm for name, arm in arms.items() if (table.arm == arm).any()}
+
+
+def learning(*relearned: pd.DataFrame) -> pd.DataFrame:
+    """kl-LD after each presentation, by kind and null.
+
+    Parameters
+    ----------
+    relearned : tables as :func:`lmmem.experiments.relearning.measured` or ``Study.relearned`` gives them.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.savings.curves`, with kind; and what: "there", or what the null is called.
+    """
+    found = []
+    for kind, table in _kinds(*relearned):
+        names = {arm: name for name, arm in _nulls(kind, table).items()} | {kind: "there"}
+        lines = curves(table[table.arm.isin(names)])
+        found.append(lines.assign(kind=kind, what=lines.arm.map(names)))
+    return pd.concat(found, ignore_index=True)
+
+
+def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) -> pd.DataFrame:
+    """What relearning saves, by kind and null: the plan's rules 11 and 14.
+
+    Parameters
+    ----------
+    relearned : as for :func:`learning`. permutations, seed : of the tests.
+
+    Returns
+    -------
+    One line a kind and null: kind, null, after (presentations), kl_ld (mean, then), kl_ld_null, estimate, low, high
+    (tokens saved), n, p; presentations_saved (restricted mean until recited), presentations_low, presentations_high;
+    aa, aa_low, aa_high (twins against twins); equal, equal_low, equal_high, equal_n (tokens saved beside twins as
+    likely before the first presentation; missing if there are none), verdict: "found", "found, beyond the
+    likelihood", "not established", or that there are too few, or A/A.
+    """
+    lines: list[Numbers] = []
+    for kind, table in _kinds(*[table for table in relearned if len(table)]):
+        for null, twins in _nulls(kind, table).items():
+            pair = table[table.arm.isin([kind, twins])]
+            many = min(LATER.get(kind, SOON), int(pair.presentation.max()))
+            found = saved(pair, twins, many, permutations=permutations, seed=seed)
+            tokens, rounds = (found[found.saved == of] for of in ("tokens", "presentations"))
+            own, aa = tokens[tokens.arm == kind].iloc[0], interval(tokens, arm="A/A")
+            until = interval(rounds, arm=kind)
+            means = after(pair, many).groupby("arm").kl_ld.mean()
+            line = {"kind": kind, "null": null, "after": many, "kl_ld": means[kind], "kl_ld_null": means[twins]}
+            line |= {name: own[name] for name in ("estimate", "low", "high", "n", "p")}
+            line |= _ends("presentations_saved", "presentations", until) | _ends("aa", "aa", aa)
+            line |= {"equal": np.nan, "equal_low": np.nan, "equal_high": np.nan, "equal_n": 0}
+            try:
+                equal = interval(beside_equals(pair, twins, many, seed=seed), arm=kind)
+                line |= _ends("equal", "equal", equal) | {"equal_n": equal.n}
+            except ValueError:  # none is as likely, or too few are
+                pass
+            lines.append(line | {"verdict": _verdict(own.n, own.low, aa, line["equal_low"])})
+    return pd.DataFrame(lines)
+
+
+def _ends(name: str, prefix: str, found: Interval) -> dict[str, float]:
+    return {name: found.estimate, f"{prefix}_low": found.low, f"{prefix}_high": found.high}
+
+
+def _verdict(n: int, low: float, aa: Interval, equal_low: float) -> str:
+    if n < LEAST:
+        return f"n < {LEAST}: no verdict"
+    if aa.excludes_zero:
+        return "A/A excludes 0: no verdict"
+    if low <= 0:
+        return "not established"
+    return "found, beyond the likelihood" if equal_low > 0 else "found"
+
+
+def told_savings(found: pd.DataFrame) -> pd.DataFrame:
+    """Savings as a table to read: intervals in one cell each."""
+    ends = {
+        "tokens saved": ("estimate", "low", "high"),
+        "presentations saved": ("presentations_saved", "presentations_low", "presentations_high"),
+        "beside equals": ("equal", "equal_low", "equal_high"),
+        "A/A": ("aa", "aa_low", "aa_high"),
+    }
+    cells = {
+        name: [
+            "none as likely" if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(1)
+            for line in found[list(columns)].itertuples(index=False)
+        ]
+        for name, columns in ends.items()
+    }
+    head = found[["kind", "null", "n", "after"]].assign(
+        **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
+    )
+    return head.assign(**cells, verdict=found.verdict).set_index(["kind", "null"])
+
+
+def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> pd.DataFrame:
+    """Tokens saved over twins treated alike by other optimizers and learning rates, of the derived organisms.
+
+    Returns
+    -------
+    One line a kind and way: kind, optimizer, learning_rate, after, estimate, low, high, n, seeds.
+
+    Raises
+    ------
+    ValueError : no derived organism was measured.
+    """
+    lines = []
+    for kind, table in _kinds(relearned, every_way=True):
+        twins = NULLS["treated alike"].format(kind)
+        if not (table.arm == twins).any():
+            continue
+        pair = table[table.arm.isin([kind, twins])]
+        for (optimizer, rate), way in pair.groupby(["optimizer", "learning_rate"]):
+            found = saved(way, twins, SOON, permutations=permutations, seed=seed)
+            own = interval(found[found.saved == "tokens"], arm=kind)
+            lines.append((kind, optimizer, float(f"{rate:.1g}"), SOON, *own, way.seed.nunique()))
+    if not lines:
+        raise ValueError("no derived organism was taught again: make replicates")
+    columns = ["kind", "optimizer", "learning_rate", "after", *Interval._fields, "seeds"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def tells(asked: pd.DataFrame) -> pd.DataFrame:
+    """How well each probe tells each kind from each of its nulls: the plan's rule 12.
+
+    Parameters
+    ----------
+    asked : as :func:`lmmem.experiments.probes.measured` gives it.
+
+    Returns
+    -------
+    One line a kind, null and probe: kind, null, probe, passes, and as :func:`lmmem.analysis.detection.compare`:
+    estimate, low, high (area under the ROC curve), n, negatives, p, q (over the probes of this kind and null), verdict;
+    found_at (share found at 1 % false alarms; missing where there are fewer than 100 negatives).
+    """
+    check_columns(asked, ["organism", "canary", "arm", "presentations", "file", "probe", "score", "passes"])
+    if asked.empty:
+        return asked.assign(kind=[], null=[], estimate=[], verdict=[])
+    passes = asked.groupby("probe").passes.max()
+    found = []
+    for _, organism in asked.groupby("organism", sort=False):
+        columns = ["canary", "arm", "presentations", "file"]
+        wide = organism.pivot(index=columns, columns="probe", values="score").reset_index()
+        probes = [probe for probe in organism.probe.unique() if probe in wide]
+        for kind, table in _kinds(wide):
+            for null, twins in _nulls(kind, table).items():
+                pair = table[table.arm.isin([kind, twins])]
+                lines = detection.compare(pair, probes, twins)
+                at = [_found_at(pair, probe, twins) for probe in lines.score]
+                found.append(lines.assign(kind=kind, null=null, found_at=at))
+    every = pd.concat(found, ignore_index=True).rename(columns={"score": "probe"}).drop(columns="arm")
+    return every.assign(passes=every.probe.map(passes))
+
+
+def _found_at(pair: pd.DataFrame, probe: str, twins: str) -> float:
+    positive, negative = pair[pair.arm != twins][probe], pair[pair.arm == twins][probe]
+    return detection.found_at(positive, negative).estimate if len(negative) >= 100 else np.nan
+
+
+def beside_others(areas: pd.DataFrame) -> pd.DataFrame:
+    """Probes by kind and null, areas with their intervals as text; columns in the order of the kinds.
+
+    >>> areas = pd.DataFrame({"kind": ["once"], "null": ["unexposed"], "probe": ["loss"], "passes": [1]})
+    >>> areas = areas.assign(estimate=0.7, low=0.6, high=0.8, n=40, verdict="tells")
+    >>> beside_others(areas).iloc[0, 1]
+    '0.70 (0.60 to 0.80) *'
+    """
+    marks = areas.verdict.map({"tells": " *", "reversed": " -"}).fillna("")
+    cells = [Interval(*ends, n=0).brief(2) for ends in zip(areas.estimate, areas.low, areas.high, strict=True)]
+    told = areas.assign(told=pd.Series(cells, index=areas.index) + marks)
+    told["of"] = told.kind + " / " + told.null + " (n = " + told.n.astype(str) + ")"
+    order = sorted(told.of.unique(), key=lambda of: ORDER.index(of.split(" / ")[0]))
+    wide = told.pivot(index="probe", columns="of", values="told")
+    wide = wide.reindex(areas.probe.drop_duplicates())[order].fillna("cannot be asked")
+    wide.insert(0, "passes", areas.groupby("probe").passes.max().reindex(wide.index))
+    return wide.rename_axis(columns=None)
+
+
+def over_draws(*noisy: pd.DataFrame, sizes: Sequence[int] = (1, 2, 4, 8, 16)) -> pd.DataFrame:
+    """Expected best-of-N kl-LD under noise, by kind and null, sigma and N.
+
+    Parameters
+    ----------
+    noisy : tables as ``Study.perturbed`` gives them. sizes : values of N, those that the draws allow.
+
+    Returns
+    -------
+    One line a kind, what ("there", or what the null is called), sigma and N: estimate, low, high (mean over passages,
+    clustered by file), n.
+    """
+    lines = []
+    for kind, table in _kinds(*noisy):
+        names = {arm: name for name, arm in _nulls(kind, table).items()} | {kind: "there"}
+        for (sigma, arm), drawn in table[table.arm.isin(names)].groupby(["sigma", "arm"]):
+            best = best_of_table(drawn, "draw", [size for size in sizes if size <= drawn.draw.nunique()])
+            best = best.merge(drawn[["index", "file"]].drop_duplicates(), on="index")
+            for size, table_of in best.groupby("N"):
+                lines.append((kind, names[str(arm)], sigma, size, *cluster_mean(table_of.kl_ld, table_of.file)))
+    return pd.DataFrame(lines, columns=["kind", "what", "sigma", "N", *Interval._fields])
+
+
+def by_cost(relearned: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How well relearning, noise and the likelihood tell each kind from its first null, by what they cost.
+
+    Parameters
+    ----------
+    relearned, noisy : tables of the same sequences, as ``Study.relearned`` and ``Study.perturbed`` give them. Of
+        relearning the first seed counts.
+
+    Returns
+    -------
+    One line a kind, probe and cost: kind, null, probe ("likelihood", "relearning", "noise at 0.02"), passes, estimate,
+    low, high (area under the ROC curve), n.
+    """
+    lines = []
+    for kind, table in _kinds(*relearned):
+        null, twins = next(iter(_nulls(kind, table).items()))
+        first = table[table.seed == table.seed.min()]
+        scores = [("likelihood", 1, first[first.presentation == 0].assign(score=lambda t: -t.cross_entropy))]
+        for presentation, then in first[first.presentation > 0].groupby("presentation"):
+            scores.append(("relearning", 1 + PRESENTATION * int(presentation), then.assign(score=-then.kl_ld)))
+        lines += [(kind, null, *head, *_area(scored, kind, twins)) for *head, scored in scores]
+    for kind, table in _kinds(*noisy):
+        null, twins = next(iter(_nulls(kind, table).items()))
+        for sigma, drawn in table.groupby("sigma"):
+            for size in [2**k for k in range(1, 9) if 2**k <= drawn.draw.nunique()]:
+                best = drawn[drawn.draw < size].groupby(["index", "arm", "file"], as_index=False).kl_ld.min()
+                ends = _area(best.assign(score=-best.kl_ld), kind, twins)
+                lines.append((kind, null, f"noise at {sigma:g}", size, *ends))
+    return pd.DataFrame(lines, columns=["kind", "null", "probe", "passes", *Interval._fields])
+
+
+def _area(scored: pd.DataFrame, kind: str, twins: str) -> Interval:
+    positive, negative = scored[scored.arm == kind], scored[scored.arm == twins]
+    return detection.area(positive.score, negative.score, positive.file, negative.file)
+
+
+def answer(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
+    """What the page opens with.
+
+    Parameters
+    ----------
+    found : as :func:`savings` gives it. areas : as :func:`tells` gives it.
+
+    Returns
+    -------
+    Of hidden and erased (against those treated alike) and forgotten: saved_.., tokens saved; noise_.., area of the
+    fresh half of noise; loss_.., of the likelihood. saved_after : tokens saved of the once-presented, just after;
+    loss_untouched : area of the likelihood for the erased beside the untouched. And those of :func:`quotable`.
+
+    Raises
+    ------
+    ValueError : one of them was not measured.
+    """
+    told = quotable(found, areas)
+    for kind, null in (("hidden", "treated alike"), ("erased", "treated alike"), ("forgotten", "unexposed")):
+        told[f"saved_{kind}"] = interval(found, kind=kind, null=null)
+        for name, probe in {"noise": "noise, fresh half", "loss": "loss"}.items():
+            told[f"{name}_{kind}"] = interval(areas, kind=kind, null=null, probe=probe)
+    told["saved_after"] = interval(found, kind="just after", null="unexposed")
+    told["loss_untouched"] = interval(areas, kind="erased", null="untouched", probe="loss")
+    return told
+
+
+def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
+    """What noise, likelihood and relearning find and do not find, by the plan's rules, in words.
+
+    Returns
+    -------
+    noise, likelihood, relearning : the kinds that each tells from its null (of hidden and erased, that treated
+    alike), in words; noise_not, likelihood_not, relearning_not : those that it does not.
+
+    Raises
+    ------
+    ValueError : nothing was measured.
+    """
+    if areas.empty or found.empty:
+        raise ValueError("no derived organism was asked: make replicates")
+    main = areas[areas.null != "untouched"]
+    told: Numbers = {}
+    for name, probe in {"noise": "noise, fresh half", "likelihood": "loss"}.items():
+        lines = main[main.probe == probe]
+        told.update(_sorted(name, lines.kind[lines.verdict == "tells"], lines.kind[lines.verdict != "tells"]))
+    lines = found[found.null != "untouched"]
+    yes = lines.verdict.str.startswith("found")
+    told.update(_sorted("relearning", lines.kind[yes], lines.kind[~yes]))
+    return told
+
+
+def _sorted(name: str, yes: pd.Series, no: pd.Series) -> dict[str, str]:
+    words = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
+    told = [", ".join(words.get(kind, f"the {kind}") for kind in ORDER if kind in set(kinds)) for kinds in (yes, no)]
+    return {name: told[0] or "none of them", f"{name}_not": told[1] or "none of them"}
+
+
+def all_odds(relearned: pd.DataFrame) -> Numbers:
+    """Odds of being recited for the first time, of the hidden and of the erased over those treated alike.
+
+    Raises
+    ------
+    ValueError : one of them was not taught again, or its odds have no bound.
+    """
+    tables = {} if relearned.empty else dict(_kinds(relearned))
+    if missing := [kind for kind in ("hidden", "erased") if kind not in tables]:
+        raise ValueError(f"no {' and no '.join(missing)} passages were taught again: make replicates")
+    return {kind: hazard(tables[kind], kind, f"{kind} 0") for kind in ("hidden", "erased")}
