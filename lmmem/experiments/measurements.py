@@ -10,7 +10,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference import decoding
 from lmmem.inference.extraction import BEAMS, extraction_log_probs, near_verbatim_log_mass
-from lmmem.inference.perturbation import UNITS, perturbed, weight_rms
+from lmmem.inference.perturbation import UNITS, cosines, parts_of, perturbed, weight_rms
+from lmmem.inference.rounding import ROUNDINGS, rounded
 from lmmem.inference.scoring import TokenScores, cross_entropy, score_tokens
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
 from lmmem.inference.tokens import as_tokens
@@ -42,14 +43,17 @@ if TYPE_CHECKING:
 __all__ = [
     "check_whole",
     "device_here",
+    "disturbed_likelihood_table",
     "extraction_table",
     "greedy_table",
     "kl_ld",
     "likelihood_table",
     "near_verbatim_table",
+    "parts",
     "perturbation_table",
     "prompted_table",
     "relearning_table",
+    "resemblance_table",
     "seconds_each",
     "temperature_table",
 ]
@@ -133,6 +137,25 @@ def _seconds_each(info: ModelInfo, settings: Settings, tokens: np.ndarray, sampl
     return time.perf_counter() - start
 
 
+def parts(name: str, corpus: Corpus, step: int | None = None, *, scheduler: str | Client | None = None) -> list[str]:
+    """The layers and kinds of weights of a model, as :func:`lmmem.inference.perturbation.parts_of` names them.
+
+    Parameters
+    ----------
+    name, corpus, step, scheduler : as for :func:`greedy_table`; the model is loaded where it is measured.
+
+    >>> import lmmem
+    >>> parts("pocket-mini", lmmem.training_data("pocket-mini"))[-2:]
+    ['MLP', 'norms']
+    """
+    (settings,), _, _ = _settings(name, corpus, [], step, None, None, scheduler, False)
+    return on_one_worker(scheduler, functools.partial(_parts, MODELS[name], settings))[0]
+
+
+def _parts(info: ModelInfo, settings: Settings) -> list[str]:
+    return list(parts_of(_loaded(info, settings)))
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     """Refuse what is no whole number, or too small a one.
 
@@ -177,8 +200,9 @@ def greedy_table(
     scheduler: str | Client | None = None,
     keep_tokens: bool = False,
     mean_of: Sequence[int] | None = None,
+    rounding: str | None = None,
 ) -> pd.DataFrame:
-    """What the model says without any disturbance.
+    """What the model says without any noise.
 
     Parameters
     ----------
@@ -187,38 +211,46 @@ def greedy_table(
     index : rows of the corpus.
     scheduler : where to measure, as for :func:`lmmem.sweep.tasks.run`.
     mean_of : steps whose weights are averaged, in the place of `step`; the last of them is the step in the table.
+    rounding : round the weights, as for :func:`lmmem.inference.rounding.rounded`: "float16", "int8" or "int4".
     keep_tokens : also keep what it says: a column said, a list of 64 ids in each line.
 
     Returns
     -------
     One line a row, columns model, step, index, kl_ld (tokens), kl_first and kl_second (the same of the first
     half of the continuation and of the rest, each against its own half of the truth), matched_prefix (tokens),
-    cross_entropy (nats per token), rms (of the weights).
+    cross_entropy (nats per token), rms (of the weights); rounding, where there is one.
     """
     steps = [] if mean_of is None else sorted({resolve_step(name, one) for one in mean_of})
     at = steps[-1] if steps else step
     every, numbers, tokens = _settings(name, corpus, index, at, dtype, device, scheduler, keep_tokens)
     if mean_of is not None:
         every = [settings | {"mean_of": steps, "weights": _weights_id(name, steps)} for settings in every]
+    if rounding is not None:
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding={rounding!r}: give one of {', '.join(ROUNDINGS)}")
+        every = [settings | {"rounding": rounding} for settings in every]
     tasks = [_task(Part("greedy", settings), _greedy_part, len(tokens), numbers, tokens) for settings in every]
     return _measured(tasks, scheduler, "greedy continuations")
 
 
 def _greedy_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     model, prompts, truth = _ready(info, settings, tokens)
-    said = decoding.greedy(model, prompts)
-    return pd.DataFrame(
-        {
-            "model": settings["model"],
-            "step": settings["step"],
-            "index": index,
-            **_distances(said, truth),
-            "matched_prefix": matched_prefix(said, truth),
-            "cross_entropy": cross_entropy(model, prompts, truth),
-            "rms": weight_rms(model),
-            **_kept(settings, said),
-        }
-    )
+    rounding = {name: settings[name] for name in ("rounding",) if name in settings}
+    with _restored(rounded(model, rounding["rounding"]) if rounding else nullcontext()):
+        said = decoding.greedy(model, prompts)
+        return pd.DataFrame(
+            {
+                "model": settings["model"],
+                "step": settings["step"],
+                "index": index,
+                **rounding,
+                **_distances(said, truth),
+                "matched_prefix": matched_prefix(said, truth),
+                "cross_entropy": cross_entropy(model, prompts, truth),
+                "rms": weight_rms(model),
+                **_kept(settings, said),
+            }
+        )
 
 
 def likelihood_table(
@@ -314,6 +346,8 @@ def perturbation_table(
     ValueError : draws below 1, sigma or seed negative, no such unit, or `only` means no parameter.
     """
     sigma = MODELS[name].sigma if sigma is None else sigma
+    if sigma is None:
+        raise ValueError(f"sigma=None: give a number, no default is known of {name}; Study.sigma is one by its cost")
     check_whole("draws", draws, 1)
     check_whole("seed", seed, 0)
     kind = _kind_of_noise(sigma, unit, only)
@@ -355,6 +389,126 @@ def _perturbation_part(
     )
 
 
+def disturbed_likelihood_table(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    sigma: float,
+    draws: int,
+    seed: int = 0,
+    unit: str = UNITS[0],
+    only: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> pd.DataFrame:
+    """How likely the model finds the true continuations under noise: one forward pass a row and draw.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    sigma, draws, seed, unit, only : as for :func:`perturbation_table`, whose noise it is.
+
+    Returns
+    -------
+    One line a (row, draw), columns model, step, index, sigma, draw, cross_entropy (nats per token); unit and only
+    as for :func:`perturbation_table`.
+    """
+    check_whole("draws", draws, 1)
+    check_whole("seed", seed, 0)
+    kind = _kind_of_noise(sigma, unit, only) | {"seed": seed, "draws": draws}
+    every, numbers, tokens = _settings(name, corpus, index, step, dtype, device, scheduler, False)
+    parts = [Part("disturbed_likelihood", settings | kind) for settings in every]
+    tasks = [_task(part, _disturbed_likelihood_part, draws * len(tokens), numbers, tokens) for part in parts]
+    return _measured(tasks, scheduler, f"likelihood at sigma {sigma:g}")
+
+
+def _disturbed_likelihood_part(
+    info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray
+) -> pd.DataFrame:
+    losses = []
+    for draw in range(settings["draws"]):
+        model, prompts, truth = _ready(info, settings, tokens)
+        with _disturbed(model, settings, draw):
+            losses.append(cross_entropy(model, prompts, truth))
+    return pd.DataFrame(
+        {
+            "model": settings["model"],
+            "step": settings["step"],
+            "index": np.tile(index, len(losses)),
+            **{name: settings[name] for name in KIND_OF_NOISE if name in settings},
+            "draw": np.repeat(np.arange(len(losses)), len(index)),
+            "cross_entropy": np.concatenate(losses),
+        }
+    )
+
+
+RANDOM = "at random"  # a direction that has nothing to do with training
+
+
+def resemblance_table(
+    name: str,
+    corpus: Corpus,
+    step: int | None,
+    others: Sequence[int],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> pd.DataFrame:
+    """How far each draw of noise points where training went between two steps.
+
+    Parameters
+    ----------
+    name, corpus, step, dtype, device, scheduler : as for :func:`greedy_table`.
+    others : steps; the change is from the weights of `step` to theirs.
+    draws, seed : as for :func:`perturbation_table`, whose noise it is.
+
+    Returns
+    -------
+    One line a (change, draw), columns model, step, change ("to step 540"; "at random", a direction by chance),
+    draw, cosine, weights (how many the model has: one over the root of it is the s.d. of a cosine by chance).
+
+    Raises
+    ------
+    ValueError : no other step, or the step itself among them.
+    """
+    check_whole("draws", draws, 1)
+    check_whole("seed", seed, 0)
+    (settings,), _, _ = _settings(name, corpus, [], step, dtype, device, scheduler, False)
+    to = [resolve_step(name, other) for other in others]
+    if not to or settings["step"] in to:
+        raise ValueError(f"others={others!r}: give steps that differ from step {settings['step']} itself")
+    settings |= {"others": to, "other_weights": [weights_id(name, other) for other in to]}
+    part = Part("resemblance", settings | {"draws": draws, "seed": seed})
+    return _measured([_task(part, _resemblance_part, (1 + len(to)) * draws)], scheduler, "cosines of noise")
+
+
+def _resemblance_part(info: ModelInfo, settings: Settings) -> pd.DataFrame:
+    try:
+        model = _loaded(info, settings)
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+    names = [f"to step {other}" for other in settings["others"]]
+    changes = []
+    with torch.no_grad():
+        for other in settings["others"]:
+            there = dict(load_mean(info.name, [other], settings["dtype"], settings["device"]).named_parameters())
+            changes.append({name: there[name].float() - here.float() for name, here in model.named_parameters()})
+        chance = torch.Generator().manual_seed(settings["seed"])
+        changes.append({name: torch.randn(w.shape, generator=chance).to(w.device) for name, w in changes[0].items()})
+    found = [cosines(model, changes, settings["seed"], draw) for draw in range(settings["draws"])]
+    table = pd.DataFrame(found, columns=[*names, RANDOM]).rename_axis("draw").reset_index()
+    table = table.melt(id_vars="draw", var_name="change", value_name="cosine")
+    return table.assign(
+        model=settings["model"], step=settings["step"], weights=sum(w.numel() for w in changes[0].values())
+    )
+
+
 def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:
     """What tells one kind of noise from another, as settings: as few as do.
 
@@ -371,12 +525,22 @@ def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:
     return {name: kind[name] for name, usual in KIND_OF_NOISE.items() if kind[name] != usual}
 
 
-@contextmanager
-def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> Iterator[None]:
+def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> AbstractContextManager[None]:
     """Within the block, the model has the noise of these settings and this draw."""
     kind = {name: settings.get(name, usual) for name, usual in KIND_OF_NOISE.items()}
+    return _restored(perturbed(model, **kind, seed=settings["seed"], draw=draw))
+
+
+@contextmanager
+def _restored(change: AbstractContextManager[Any]) -> Iterator[None]:
+    """Within the block, a change of the held model's weights that comes off after it.
+
+    Raises
+    ------
+    BadInputError : the change cannot be made to this model.
+    """
     try:
-        with perturbed(model, **kind, seed=settings["seed"], draw=draw):
+        with change:
             yield
     except ValueError as error:
         raise BadInputError(str(error)) from error

@@ -27,19 +27,26 @@ __all__ = [
     "choose_sequences",
     "compare_with_window",
     "dose_sequences",
+    "just_met",
     "natural_passages",
     "of_arms",
+    "unmet_rows",
 ]
 
 DEFAULT_PAIRS = 32  # sequences of each arm, if nobody says
 CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
 MOST_PAIRS = 5_000  # all of the exposed are compared with all candidates
 WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
+ELSEWHERE = "elsewhere"  # the group from files of which nothing is presented: no twins
 PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 
 
 def choose_canaries(
-    corpus: Corpus, n_sequences: int | None = None, seed: int = 0, arms: Mapping[str, Sequence[int]] | None = None
+    corpus: Corpus,
+    n_sequences: int | None = None,
+    seed: int = 0,
+    arms: Mapping[str, Sequence[int]] | None = None,
+    n_twins: int | None = None,
 ) -> pd.DataFrame:
     """Canaries of an organism, and their unexposed twins: of each arm as many as are asked for, if it has them.
 
@@ -52,6 +59,8 @@ def choose_canaries(
     n_sequences : how many of each arm at most; None is all.
     seed : chooses them.
     arms : as for :func:`of_arms`; None is all.
+    n_twins : of each block with an exposed one of those chosen, so many unexposed ones if it has them, in the place
+        of n_sequences in all; None is as many as of each other arm.
 
     Returns
     -------
@@ -78,7 +87,17 @@ def choose_canaries(
     held = drawn.block.map(drawn.groupby("block").arm.nunique())
     place = drawn.block.map({block: place for place, block in enumerate(drawn.block.unique())})
     order = drawn.assign(turn=turn, held=-held, place=place).sort_values(["turn", "held", "place"])
-    return canaries.loc[order.groupby("arm").head(n_sequences).index.sort_values()].reset_index(drop=True)
+    chosen = order.groupby("arm").head(n_sequences)
+    if n_twins is not None:
+        exposed = chosen[chosen.presentations > 0]
+        never = drawn[_twins(drawn) & drawn.block.isin(exposed.block)]
+        chosen = pd.concat([exposed, never.groupby("block").head(n_twins)])
+    return canaries.loc[chosen.index.sort_values()].reset_index(drop=True)
+
+
+def _twins(canaries: pd.DataFrame) -> pd.Series:
+    """Which are unexposed and not from elsewhere."""
+    return (canaries.presentations == 0) & (canaries.group != ELSEWHERE)
 
 
 def of_arms(canaries: pd.DataFrame, arms: Mapping[str, Sequence[int]]) -> pd.DataFrame:
@@ -110,6 +129,104 @@ def of_arms(canaries: pd.DataFrame, arms: Mapping[str, Sequence[int]]) -> pd.Dat
         raise ValueError(f"arms={dict(arms)} cannot be compared: give 0, the unexposed twins, and one that is exposed")
     names = [f"{group} {m}" for group, wanted in arms.items() for m in wanted]
     return canaries[canaries.arm.isin(names)].reset_index(drop=True)
+
+
+def just_met(
+    name: str,
+    corpus: Corpus,
+    steps: Sequence[int],
+    step: int,
+    n_checkpoints: int,
+    n_twins: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Sequences that were presented once, each to be asked for at the first checkpoint after it.
+
+    Of an organism those of every training interval that ends at one of some checkpoints, evenly over training, and
+    of each of their blocks some unexposed twins. Of other models the rows that were met last at `step`, and rows
+    that come after it.
+
+    Parameters
+    ----------
+    name, corpus, step : the model.
+    steps : its checkpoints.
+    n_checkpoints : at how many of them; of other models at one.
+    n_twins : of each sequence, where its block has so many.
+    seed : chooses twins.
+
+    Returns
+    -------
+    The columns of :func:`choose_canaries` or :func:`choose_sequences` and at, the step to ask at; a twin may be asked
+    at several.
+
+    Raises
+    ------
+    ValueError : n_checkpoints or n_twins is below 1, or nothing is presented once.
+
+    >>> import lmmem
+    >>> corpus, steps = lmmem.training_data("pocket-mini"), lmmem.MODELS["pocket-mini"].steps
+    >>> found = just_met("pocket-mini", corpus, steps, 120, n_checkpoints=2, n_twins=1)
+    >>> bool((found["at"] >= found.exposure_step)[found.presentations == 1].all())
+    True
+    """
+    for what, value in (("n_checkpoints", n_checkpoints), ("n_twins", n_twins)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{what}={value!r}: give a whole number, 1 or more")
+    if corpus.canaries is None:
+        first = max(0, _first_unmet(corpus, step) - CANDIDATES * DEFAULT_PAIRS)
+        last = choose_sequences(name, corpus, DEFAULT_PAIRS, step, seed, first_row=first, at_least=2)
+        return last.assign(at=step)
+    canaries = choose_canaries(corpus)
+    once = canaries[canaries.presentations == 1]
+    checkpoints = np.array([one for one in steps if one <= step])
+    after = np.searchsorted(checkpoints, once.exposure_step.to_numpy(dtype=int))  # the first at or after it
+    once = once[after < len(checkpoints)].assign(at=checkpoints[after[after < len(checkpoints)]])
+    if once.empty:
+        raise ValueError(f"no sequence is presented once to {name} until step {step}")
+    there = np.unique(once["at"])
+    kept = there[np.unique(np.linspace(0, len(there) - 1, min(n_checkpoints, len(there))).round().astype(int))]
+    once = once[once["at"].isin(kept)]
+    never = canaries[_twins(canaries)].sample(frac=1, random_state=seed)
+    wanted = once.groupby(["at", "block"]).size().mul(n_twins).rename("wanted").reset_index()
+    twins = never.merge(wanted, on="block")
+    twins = twins[twins.groupby(["at", "block"]).cumcount() < twins.wanted].drop(columns="wanted")
+    return pd.concat([once, twins], ignore_index=True).sort_values(["at", "index"], ignore_index=True)
+
+
+def unmet_rows(name: str, corpus: Corpus, step: int, n: int, seed: int = 0) -> np.ndarray:
+    """Rows of text that the model has not met: what a disturbance costs it is told by these.
+
+    Of an organism, passages of its held-out files that are never presented, the twins of all others. Of other
+    models, the rows that come next in training; where their checkpoints have no step, the last rows there are,
+    which they may have met.
+
+    Parameters
+    ----------
+    name, corpus, step : the model.
+    n : how many; of an organism at most those there are.
+    seed : chooses among an organism's.
+
+    Returns
+    -------
+    (m,) row numbers, ascending.
+
+    Raises
+    ------
+    ValueError : n is below 1, or no row is left.
+
+    >>> import lmmem
+    >>> len(unmet_rows("pocket-mini", lmmem.training_data("pocket-mini"), 120, 5))
+    5
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n={n!r}: give a whole number of rows, 1 or more")
+    if corpus.canaries is not None:
+        never = corpus.canaries[corpus.canaries.presentations == 0]["index"]
+        return np.sort(never.sample(min(n, len(never)), random_state=seed).to_numpy())
+    first = _first_unmet(corpus, step) if step >= 0 else max(0, len(corpus) - n)
+    if first >= len(corpus):
+        raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
+    return np.arange(first, min(first + n, len(corpus)))
 
 
 def choose_sequences(

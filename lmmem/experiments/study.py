@@ -24,13 +24,15 @@ from lmmem.experiments.sequences import (
     choose_sequences,
     compare_with_window,
     dose_sequences,
+    just_met,
     natural_passages,
+    unmet_rows,
 )
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
 from lmmem.models.loading import download_size, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
-from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, split
+from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, SIGMA, split
 from lmmem.storage.results import provenance_line
 from lmmem.sweep.cluster import checked, on_worker
 
@@ -46,9 +48,13 @@ HINTS = (1, 2, 4, 8)  # tokens of the continuation given
 # Of a passage of 96 tokens: the last half and quarter of the prompt, and as many tokens as a prompt has, further on.
 OTHER_PROMPTS = ((16, 32), (24, 32), (16, 48), (32, 64))
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
+COST_ROWS, COST_DRAWS = 64, 4  # of which what noise costs is told
+NOISE_COST = 0.1  # nats per token
+NEAR = 0.05  # of the cost that is wanted
+MOST_SIGMA, MOST_AT_ONCE = 100.0, 4.0  # in the search for it, and by how much a guess is multiplied at most
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
-MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only"}
+MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only", "rounding"}
 MEASURED |= {"log_prob", "distance", "start", "stop", "given", "asked"}
 
 
@@ -103,7 +109,7 @@ class Study:
         self.place = checked(scheduler)
         self.step = resolve_step(model, info.paper_step if step is None else step)
         self.steps = info.steps or (self.step,)
-        self.sigma, self.dtype = info.sigma, dtype or info.dtype
+        self.dtype = dtype or info.dtype
         self._device, self._records = device, list[dict[str, Any]]()
         self._data, self._rows_per_step = data, rows_per_step
 
@@ -113,6 +119,12 @@ class Study:
         if isinstance(self._data, Corpus):
             return self._data
         return training_data(self.model, self._data, self._rows_per_step)
+
+    @functools.cached_property
+    def sigma(self) -> float:
+        """The default perturbation, in absolute weight units: the registry's, else the one that costs NOISE_COST."""
+        known = MODELS[self.model].sigma
+        return self.sigma_that_costs(NOISE_COST) if known is None else known
 
     @property
     def randomised(self) -> bool:
@@ -134,6 +146,7 @@ class Study:
         *,
         arms: Mapping[str, Sequence[int]] | None = None,
         at_most: int | None = None,
+        n_twins: int | None = None,
         rows: ArrayLike | None = None,
         tokens: ArrayLike | None = None,
         first_row: int | None = None,
@@ -148,6 +161,7 @@ class Study:
         arms : of an organism, groups and their presentations, ``{"spread": [0, 1, 16]}``; 0 are the twins,
             without which nothing can be compared. None is all. Of other models arms are met and not met.
         at_most : how many in each arm if `n` is None.
+        n_twins : of an organism, unexposed ones in each block with an exposed one; None is as many as in other arms.
         rows : row numbers of the corpus, in the place of arms.
         tokens : (m, w) token ids of your own, w at least 96, in the place of arms.
         first_row, min_complexity : of models whose data nobody has randomised, as for
@@ -188,7 +202,8 @@ class Study:
             )
         found = choose_canaries(self.corpus, None, self.seed, arms)
         most = int(found.groupby("arm").size().max())
-        return choose_canaries(self.corpus, min(most, at_most or most) if n is None else n, self.seed, arms)
+        n = min(most, at_most or most) if n is None else n
+        return choose_canaries(self.corpus, n, self.seed, arms, n_twins)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
         """Those of the arms wanted that this model has, groups with nothing but their twins left out.
@@ -257,6 +272,19 @@ class Study:
         self._record(found)
         return found
 
+    def just_met(self, n_checkpoints: int = 4, n_twins: int = 2) -> pd.DataFrame:
+        """Sequences presented once, each to be asked for at the first checkpoint after it: the paper's own case.
+
+        Parameters
+        ----------
+        As for :func:`lmmem.experiments.sequences.just_met`.
+
+        Returns
+        -------
+        As :meth:`sequences`, with a column at: measurements take each sequence at that step.
+        """
+        return just_met(self.model, self.corpus, self.steps, self.step, n_checkpoints, n_twins, self.seed)
+
     def design(self, block: int = 0) -> pd.DataFrame:
         """When one sequence of each arm of a block is presented: arm and step, one line a presentation.
 
@@ -315,15 +343,17 @@ class Study:
         *,
         steps: Steps = None,
         mean_of: Sequence[int] | None = None,
+        rounding: str | None = None,
         keep_tokens: bool = False,
     ) -> pd.DataFrame:
-        """What the model says without any disturbance.
+        """What the model says without any noise.
 
         Parameters
         ----------
         sequences : as :meth:`sequences` or :meth:`natural` gives them.
         steps : training steps to measure in the place of the study's; several are one sweep.
         mean_of : measure the mean of the weights of these steps, in the place of one step's.
+        rounding : round the weights to "float16", "int8" or "int4".
         keep_tokens : also keep what it says: a column said, a list of token ids in each line.
 
         Returns
@@ -331,7 +361,9 @@ class Study:
         The lines of `sequences`, for each step, with the columns of
         :func:`lmmem.experiments.measurements.greedy_table`, and memorised: whether kl_ld is 0.
         """
-        found = self._measured(measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens, mean_of=mean_of)
+        found = self._measured(
+            measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens, mean_of=mean_of, rounding=rounding
+        )
         return found.assign(memorised=found.kl_ld == 0)
 
     def likelihood(self, sequences: pd.DataFrame, *, steps: Steps = None, keep_tokens: bool = False) -> pd.DataFrame:
@@ -439,14 +471,110 @@ class Study:
         The lines of `sequences`, for each draw, with the columns of
         :func:`lmmem.experiments.measurements.perturbation_table`.
         """
-        sigmas = sigma if isinstance(sigma, Sequence) else [self.sigma if sigma is None else sigma]
-        if not sigmas or len(set(sigmas)) < len(sigmas):
-            raise ValueError(f"sigma={sigma!r}: give a number, or several that differ")
         options = {"draws": draws, "seed": self.seed, "unit": unit, "only": only, "keep_tokens": keep_tokens}
         found = [
-            self._measured(measurements.perturbation_table, sequences, steps, sigma=one, **options) for one in sigmas
+            self._measured(measurements.perturbation_table, sequences, steps, sigma=one, **options)
+            for one in _several(self.sigma if sigma is None else sigma)
         ]
         return pd.concat(found, ignore_index=True)
+
+    def cost_of_noise(
+        self,
+        sigma: float | Sequence[float],
+        *,
+        unit: str = UNITS[0],
+        only: str | None = None,
+        draws: int = COST_DRAWS,
+        n: int = COST_ROWS,
+    ) -> pd.DataFrame:
+        """What noise costs the model on text that it has not met: the scale of sigma that carries between models.
+
+        Parameters
+        ----------
+        sigma, unit, only : as for :meth:`perturbed`; the draws are the same.
+        draws : how many of them.
+        n : rows, as :func:`lmmem.experiments.sequences.unmet_rows` gives them.
+
+        Returns
+        -------
+        One line a (sigma, draw): sigma, draw, cost (nats per token of the continuations, mean over rows, over that of
+        the undisturbed model), undisturbed (nats per token), n (rows); unit and only as :meth:`perturbed`.
+        """
+        index = unmet_rows(self.model, self.corpus, self.step, n, self.seed).tolist()
+        asked, where = (self.model, self.corpus, index, self.step), self._where()
+        before = measurements.likelihood_table(*asked, **where)
+        where |= {"draws": draws, "seed": self.seed, "unit": unit, "only": only}
+        found = []
+        for one in _several(sigma):
+            noisy = measurements.disturbed_likelihood_table(*asked, sigma=one, **where)
+            found.append(noisy)
+            self._record(noisy)
+        undisturbed = before.cross_entropy.mean()
+        table = pd.concat(found, ignore_index=True)
+        kinds = [kind for kind in measurements.KIND_OF_NOISE if kind in table]
+        costs = table.groupby([*kinds, "draw"], sort=False).cross_entropy.mean().sub(undisturbed).rename("cost")
+        return costs.reset_index().assign(undisturbed=undisturbed, n=len(index))
+
+    def sigma_that_costs(self, cost: float, *, unit: str = UNITS[0], only: str | None = None) -> float:
+        """The sigma whose noise costs so much on text that the model has not met, to a twentieth of the cost.
+
+        Parameters
+        ----------
+        cost : nats per token, above 0.
+        unit, only : of sigma and of the noise, as for :meth:`perturbed`.
+
+        Raises
+        ------
+        ValueError : no sigma costs so much, or cost is not above 0.
+        """
+        if not (isinstance(cost, int | float) and 0 < cost < np.inf):
+            raise ValueError(f"cost={cost!r}: give nats per token, above 0")
+
+        def measured(sigma: float) -> float:
+            return float(self.cost_of_noise(sigma, unit=unit, only=only).cost.mean())
+
+        low, high, sigma = 0.0, np.inf, SIGMA
+        while sigma <= MOST_SIGMA:
+            found = measured(sigma)
+            if abs(found - cost) <= NEAR * cost or high - low <= NEAR**2 * low:  # in half precision it rises in steps
+                return sigma
+            low, high = (sigma, high) if found < cost else (low, sigma)
+            sigma *= min(MOST_AT_ONCE, (cost / found) ** 0.5) if found > 0 else MOST_AT_ONCE  # as on a parabola
+            if not low < sigma < high:
+                sigma = (low + high) / 2
+        raise ValueError(f"cost={cost!r}: noise up to sigma {MOST_SIGMA:g} costs less than that")
+
+    def parts(self, layers: int = 4) -> list[str]:
+        """The kinds of weights of the model and some of its layers, for `only` of :meth:`perturbed`.
+
+        Parameters
+        ----------
+        layers : how many, evenly from the first to the last.
+
+        >>> Study("pocket-mini").parts(1)
+        ['layer 0', 'embeddings', 'attention', 'MLP', 'norms']
+        """
+        every = measurements.parts(self.model, self.corpus, self.step, scheduler=self.scheduler)
+        deep = [part for part in every if part.startswith("layer ")]
+        places = np.unique(np.linspace(0, len(deep) - 1, min(layers, len(deep))).round().astype(int))
+        return [*(deep[place] for place in places), *(part for part in every if part not in deep)]
+
+    def resembling(self, steps: Sequence[int], *, draws: int = DRAWS) -> pd.DataFrame:
+        """How far each draw of noise points where training went, from the study's step to others.
+
+        Parameters
+        ----------
+        steps : others, of :attr:`steps`.
+        draws : as for :meth:`perturbed`, whose noise it is, of all weights.
+
+        Returns
+        -------
+        As :func:`lmmem.experiments.measurements.resemblance_table` says.
+        """
+        options = self._where() | {"draws": draws, "seed": self.seed}
+        found = measurements.resemblance_table(self.model, self.corpus, self.step, steps, **options)
+        self._record(found)
+        return found
 
     def sampled(
         self,
@@ -717,6 +845,14 @@ class Study:
         return Corpus(rows, rows_per_step=1, steps=0), list(range(len(rows)))
 
     def _measured(self, measure: Any, sequences: pd.DataFrame, steps: Steps, **options: Any) -> pd.DataFrame:
+        if "at" in sequences:  # each at a step of its own
+            if steps is not None:
+                raise ValueError(f"steps={steps!r}: these sequences say at which step each is asked for; leave it out")
+            parts = [
+                self._measured(measure, sequences[sequences["at"] == at].drop(columns="at"), at, **options)
+                for at in sorted(set(sequences["at"].tolist()))
+            ]
+            return pd.concat(parts, ignore_index=True)
         corpus, index = self._asked(sequences)
         table = measure(
             self.model,
@@ -730,3 +866,11 @@ class Study:
             sequences = sequences.drop(columns="tokens")
             table["index"] = table["index"].map(dict(enumerate(sequences["index"])))
         return sequences.merge(table, on="index")
+
+
+def _several(sigma: float | Sequence[float]) -> list[float]:
+    """One sigma or several, as a list."""
+    sigmas = [*sigma] if isinstance(sigma, Sequence) else [sigma]
+    if not sigmas or len(set(sigmas)) < len(sigmas):
+        raise ValueError(f"sigma={sigma!r}: give a number, or several that differ")
+    return sigmas

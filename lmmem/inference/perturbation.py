@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Module = TypeVar("Module", bound="nn.Module")
 
-__all__ = ["UNITS", "cosine_with", "parts_of", "perturbed", "weight_rms"]
+__all__ = ["UNITS", "cosines", "parts_of", "perturbed", "weight_rms"]
 
 UNITS = ("weight", "tensor")
 ATTENTION = re.compile(r"attn|attention")  # in the name of a module of any model of transformers
@@ -119,13 +119,13 @@ def parts_of(model: nn.Module) -> dict[str, list[str]]:
     return layers | {kind: names for kind, names in kinds.items() if names}
 
 
-def cosine_with(model: nn.Module, changes: Mapping[str, torch.Tensor], seed: int, draw: int) -> float:
-    """The cosine of a draw's noise with a change of the weights, all of them as one vector.
+def cosines(model: nn.Module, changes: Sequence[Mapping[str, torch.Tensor]], seed: int, draw: int) -> list[float]:
+    """The cosines of a draw's noise with changes of the weights, all of these as one vector.
 
     Parameters
     ----------
     model : whose noise it is, as :func:`perturbed` draws it with its unit "weight".
-    changes : by the names of all of its parameters, tensors of their shapes.
+    changes : each by the names of all of its parameters, tensors of their shapes.
     seed, draw : which noise.
 
     Returns
@@ -138,20 +138,21 @@ def cosine_with(model: nn.Module, changes: Mapping[str, torch.Tensor], seed: int
     ValueError : a parameter has no change, or nothing changes.
 
     >>> layer = torch.nn.Linear(100, 100, bias=False)
-    >>> abs(cosine_with(layer, {"weight": torch.ones(100, 100)}, seed=0, draw=0)) < 0.05
+    >>> abs(cosines(layer, [{"weight": torch.ones(100, 100)}], seed=0, draw=0)[0]) < 0.05
     True
     """
-    along = squares = length = 0.0
+    along, length, squares = np.zeros(len(changes)), np.zeros(len(changes)), 0.0
     for number, (name, parameter) in enumerate(model.named_parameters()):
-        if name not in changes:
-            raise ValueError(f"no change is given of {name}: give one of every parameter")
-        noise, change = _noise(parameter, seed, draw, number), changes[name].float()
-        along += float((noise * change).sum(dtype=torch.float64))
+        noise = _noise(parameter, seed, draw, number)
         squares += float(noise.square().sum(dtype=torch.float64))
-        length += float(change.square().sum(dtype=torch.float64))
-    if length == 0:
-        raise ValueError("the change of the weights is 0 everywhere: give weights that differ")
-    return along / math.sqrt(squares * length)
+        for which, change in enumerate(changes):
+            if name not in change:
+                raise ValueError(f"no change is given of {name}: give one of every parameter")
+            along[which] += float((noise * change[name]).sum(dtype=torch.float64))
+            length[which] += float(change[name].square().sum(dtype=torch.float64))
+    if not length.all():
+        raise ValueError("a change of the weights is 0 everywhere: give weights that differ")
+    return (along / np.sqrt(squares * length)).tolist()
 
 
 def weight_rms(model: nn.Module) -> float:

@@ -97,7 +97,7 @@ class ModelInfo:
         checkpoints have no numbers: there is one, and its step is recorded as -1.
     training_data : what it was trained on.
     dtype : the default for measurement.
-    sigma : the default perturbation, in absolute weight units.
+    sigma : the default perturbation, in absolute weight units; None is chosen by what it costs the model.
     source : where these facts and the weights come from.
     place : repository on the Hugging Face Hub; or a folder, which begins with "/", "." or "~", and
         holds ``{step}`` if there are several; None for an organism trained here.
@@ -116,7 +116,7 @@ class ModelInfo:
     steps: tuple[int, ...]
     training_data: str
     dtype: str
-    sigma: float
+    sigma: float | None
     source: str
     place: str | None = None
     revision: str = "main"
@@ -254,7 +254,7 @@ def _unregistered(name: str) -> ModelInfo:
         steps=(),
         training_data="not known: give it as an array, lmmem.Corpus(rows, rows_per_step, steps)",
         dtype="float32",
-        sigma=SIGMA,
+        sigma=None,
         source=name,
         place=str(Path(name).absolute()) if Path(name).is_dir() else name,
     )

@@ -9,12 +9,14 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lmmem
 from lmmem.experiments import measurements as experiments
 from lmmem.inference.extraction import extraction_log_probs, near_verbatim_log_mass
+from lmmem.inference.rounding import rounded
 from lmmem.inference.scoring import score_tokens
 from lmmem.models.loading import load_mean, weights_id
 from lmmem.models.registry import MODELS
@@ -106,6 +108,47 @@ def test_noise_of_another_kind_is_that_by_hand_and_named(mini, mini_corpus, cut)
         with lmmem.perturbed(mini, 0.2, seed=3, draw=1, **kind):
             expected = lmmem.kl_ld(mini, *cut)
         np.testing.assert_array_equal(table.kl_ld[table.draw == 1], expected)
+
+
+def test_rounded_weights_are_measured_as_by_hand_and_named(mini, mini_corpus, cut):
+    table = experiments.greedy_table(NAME, mini_corpus, INDEX, rounding="int4")
+    with rounded(mini, "int4"):
+        np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, *cut))
+        np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, *cut), rtol=1e-5)
+    exact = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    assert (exact.cross_entropy != table.cross_entropy).all()
+    assert set(table.rounding) == {"int4"}
+    assert "rounding" not in exact
+    with pytest.raises(ValueError, match="rounding='int2': give one of float16, int8, int4"):
+        experiments.greedy_table(NAME, mini_corpus, INDEX, rounding="int2")
+
+
+def test_likelihood_under_noise_is_that_of_the_same_draws(mini, mini_corpus, cut):
+    options = {"sigma": 0.05, "draws": 2, "seed": 3, "only": "attention"}
+    table = experiments.disturbed_likelihood_table(NAME, mini_corpus, INDEX, **options)
+    assert (set(table.only), set(table.sigma), len(table)) == ({"attention"}, {0.05}, 2 * len(INDEX))
+    for draw in (0, 1):
+        with lmmem.perturbed(mini, 0.05, seed=3, draw=draw, only="attention"):
+            expected = lmmem.cross_entropy(mini, *cut)
+        np.testing.assert_allclose(table.cross_entropy[table.draw == draw], expected, rtol=1e-5)
+
+
+def test_noise_is_held_against_the_change_between_steps(mini, mini_corpus):
+    table = experiments.resemblance_table(NAME, mini_corpus, 120, [60, 6], draws=3, seed=3)
+    there = dict(lmmem.load_model(NAME, 60).named_parameters())
+    change = torch.cat([(there[name] - here).detach().double().flatten() for name, here in mini.named_parameters()])
+    clean = torch.cat([p.detach().double().flatten() for p in mini.parameters()])
+    for draw in range(3):
+        with lmmem.perturbed(mini, 1.0, seed=3, draw=draw):
+            noise = torch.cat([p.detach().double().flatten() for p in mini.parameters()]) - clean
+        expected = float(noise @ change / noise.norm() / change.norm())
+        found = table[(table.draw == draw) & (table.change == "to step 60")]
+        np.testing.assert_allclose(found.cosine, [expected], atol=1e-5)
+    assert table.change.unique().tolist() == ["to step 60", "to step 6", "at random"]
+    assert set(table.weights) == {len(clean)}
+    for others in ([], [120]):
+        with pytest.raises(ValueError, match=r"others=.*: give steps that differ from step 120 itself"):
+            experiments.resemblance_table(NAME, mini_corpus, 120, others)
 
 
 def test_more_draws_keep_the_first_ones(mini_corpus):

@@ -10,7 +10,7 @@ import pytest
 
 import lmmem
 from lmmem.experiments import measurements, sequences
-from lmmem.experiments.study import MEASURED
+from lmmem.experiments.study import MEASURED, NOISE_COST
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.pocket.organisms import checkpoint_folder
 
@@ -77,6 +77,91 @@ def test_measurements_are_those_of_the_functions_with_the_columns_of_the_sequenc
         )
         arms = found.drop_duplicates("index").set_index("index").arm
         pd.testing.assert_series_equal(arms.sort_index(), chosen.set_index("index").arm.sort_index())
+
+
+def test_cost_of_noise_is_the_loss_of_unexposed_passages_above_the_undisturbed(study, mini_corpus):
+    found = study.cost_of_noise([0.02, 0.08], draws=2, n=6)
+    never = mini_corpus.canaries[mini_corpus.canaries.presentations == 0]
+    index = np.sort(never["index"].sample(6, random_state=3).to_numpy())
+    model, cut = lmmem.load_model(NAME), lmmem.split(mini_corpus[index])
+    before = lmmem.cross_entropy(model, *cut).mean()
+    with lmmem.perturbed(model, 0.08, seed=3, draw=1):
+        after = lmmem.cross_entropy(model, *cut).mean()
+    line = found[(found.sigma == 0.08) & (found.draw == 1)].iloc[0]
+    np.testing.assert_allclose([line.cost, line.undisturbed, line.n], [after - before, before, 6], rtol=1e-4)
+    assert found.groupby("sigma").cost.mean().is_monotonic_increasing
+    part = study.cost_of_noise(0.1, only="norms", unit="tensor", draws=1, n=6)
+    assert part[["sigma", "unit", "only"]].to_numpy().tolist() == [[0.1, "tensor", "norms"]]
+
+
+def test_sigma_by_its_cost_costs_that(study):
+    for cost, unit in ((0.05, "weight"), (0.5, "weight"), (0.1, "tensor")):
+        sigma = study.sigma_that_costs(cost, unit=unit)
+        np.testing.assert_allclose(study.cost_of_noise(sigma, unit=unit).cost.mean(), cost, rtol=0.06)
+    for cost in (0, -1, float("nan"), "much"):
+        with pytest.raises(ValueError, match="give nats per token, above 0"):
+            study.sigma_that_costs(cost)
+    with pytest.raises(ValueError, match="noise up to sigma 100 costs less than that"):
+        study.sigma_that_costs(1e9)
+
+
+def test_model_without_a_sigma_of_its_own_gets_one_by_its_cost(mini_corpus):
+    folder = str(checkpoint_folder(NAME, 120))
+    study = lmmem.Study(folder, data=dataclasses.replace(mini_corpus, canaries=None))
+    np.testing.assert_allclose(study.cost_of_noise(study.sigma).cost.mean(), NOISE_COST, rtol=0.06)
+    with pytest.raises(ValueError, match="sigma=None: give a number, no default is known of"):
+        measurements.perturbation_table(folder, mini_corpus, [3], draws=1)
+    assert lmmem.Study(NAME).sigma == lmmem.MODELS[NAME].sigma
+
+
+def test_each_sequence_that_was_just_met_is_measured_at_its_own_step(study, mini_corpus):
+    chosen = study.just_met(n_checkpoints=3, n_twins=2)
+    once = chosen[chosen.presentations == 1]
+    assert chosen["at"].nunique() == 3
+    for at, exposure in zip(once["at"], once.exposure_step, strict=True):
+        assert exposure <= at
+        assert not [step for step in study.steps if exposure <= step < at]  # none is nearer
+    sizes = chosen.groupby(["at", "block", "presentations"]).size().unstack(fill_value=0)
+    assert (sizes[0] >= sizes[1]).all()
+    found, noisy = study.greedy(chosen), study.perturbed(chosen, sigma=0.05, draws=2)
+    for at, part in chosen.groupby("at"):
+        direct = lmmem.kl_ld(lmmem.load_model(NAME, at), *lmmem.split(mini_corpus[part["index"].to_numpy()]))
+        here = found[found.step == at].set_index("index").kl_ld
+        np.testing.assert_array_equal(here[part["index"]], direct)
+    assert len(noisy) == 2 * len(chosen)
+    with pytest.raises(ValueError, match="these sequences say at which step each is asked for"):
+        study.greedy(chosen, steps=[6])
+    for options in ({"n_checkpoints": 0}, {"n_twins": 0}):
+        with pytest.raises(ValueError, match=r"=0: give a whole number, 1 or more"):
+            study.just_met(**options)
+
+
+def test_rows_of_a_model_that_is_no_organism_were_met_last(mini_corpus):
+    study = lmmem.Study(NAME, 60, data=dataclasses.replace(mini_corpus, canaries=None))
+    chosen = study.just_met()
+    assert set(chosen["at"]) == {60}
+    met = chosen[chosen.presentations == 1].exposure_step
+    assert (met.max(), met.min() > 30) == (60, True)
+    assert (chosen[chosen.presentations == 0].exposure_step > 60).all()
+
+
+def test_twins_are_so_many_of_each_block(study):
+    chosen = study.sequences(3, arms={"spread": [0, 1, 16]}, n_twins=2)
+    sizes = chosen.groupby("arm").size()
+    exposed = chosen[chosen.presentations > 0]
+    assert sizes["spread 16"] == 3
+    assert sizes["spread 0"] == 2 * exposed.block.nunique()
+    assert set(chosen[chosen.presentations == 0].block) == set(exposed.block)
+
+
+def test_parts_are_kinds_and_some_layers(study):
+    assert study.parts(1) == ["layer 0", "embeddings", "attention", "MLP", "norms"]
+    assert study.parts()[:2] == ["layer 0", "layer 1"]
+
+
+def test_noise_is_said_to_point_to_other_steps(study):
+    found = study.resembling([60], draws=2)
+    assert found.change.unique().tolist() == ["to step 60", "at random"]
 
 
 def test_several_sigmas_are_one_table(study, chosen):

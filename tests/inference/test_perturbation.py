@@ -15,7 +15,7 @@ from transformers import (
     OPTConfig,
 )
 
-from lmmem.inference.perturbation import cosine_with, parts_of, perturbed, weight_rms
+from lmmem.inference.perturbation import cosines, parts_of, perturbed, weight_rms
 
 
 def bits(model) -> list[bytes]:
@@ -256,12 +256,16 @@ def test_cosine_is_that_of_the_noise_that_is_put_on():
     with perturbed(model, 0.5, seed=2, draw=5):
         noise = torch.cat([p.detach().double().flatten() for p in model.parameters()]) - clean
     expected = float(noise @ flat / noise.norm() / flat.norm())
-    np.testing.assert_allclose(cosine_with(model, change, seed=2, draw=5), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        cosines(model, [change, {name: -c for name, c in change.items()}], seed=2, draw=5),
+        [expected, -expected],
+        atol=1e-6,
+    )
 
 
 def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_weights():
     layer = torch.nn.Linear(50, 40, bias=False)
-    found = [cosine_with(layer, {"weight": layer.weight.detach()}, 0, draw) for draw in range(400)]
+    found = [cosines(layer, [{"weight": layer.weight.detach()}], 0, draw)[0] for draw in range(400)]
     assert abs(np.std(found) * np.sqrt(2_000) - 1) < 5 / np.sqrt(2 * 400)
     assert abs(np.mean(found)) < 5 / np.sqrt(400 * 2_000)
 
@@ -269,6 +273,6 @@ def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_wei
 def test_change_that_is_missing_or_none_is_refused():
     layer = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no change is given of bias"):
-        cosine_with(layer, {"weight": torch.ones(2, 2)}, 0, 0)
+        cosines(layer, [{"weight": torch.ones(2, 2)}], 0, 0)
     with pytest.raises(ValueError, match="is 0 everywhere"):
-        cosine_with(layer, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, 0, 0)
+        cosines(layer, [{"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}], 0, 0)
