@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lmmem.analysis import event_study, randomisation, stationarity
-from lmmem.analysis.contrasts import after_last, over_twins, told_arms, told_from, told_side
+from lmmem.analysis.contrasts import after_last, over_twins, told_from, told_side
 from lmmem.analysis.statistics import (
     LEVEL,
     Interval,
-    bootstrap,
     compare_curves,
     fit_excess,
     fit_interaction,
@@ -32,12 +30,10 @@ __all__ = [
     "complexity",
     "decay",
     "estimators",
-    "fading",
     "front",
     "fuzzy",
     "once",
     "organisms",
-    "perturbation",
     "recency",
     "repetition",
     "uncovering",
@@ -127,80 +123,6 @@ def complexity(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Num
         "n": len(doses),
         "low": doses.z_complexity.min(),
         "high": doses.z_complexity.max(),
-    }
-
-
-def perturbation(best: pd.DataFrame, seed: int = 0) -> Numbers:
-    """What the best of N draws gains over twins under the same draws.
-
-    Parameters
-    ----------
-    best : as :func:`lmmem.analysis.contrasts.gains` gives it, of the most draws.
-    seed : of the bootstraps over blocks.
-
-    Returns
-    -------
-    once : gain over twins, tokens, of the arm with the fewest presentations, `fewest` (of those spread over all of
-    training, if there are); once_alone : its gain without twins; side : where `once` lies. top, top_arm : the
-    largest. verdict : which arms lie above 0. draws, n, n_arm : draws, sequences, and those of an arm.
-    """
-    difference = over_twins(best, seed=seed)
-    spaced = difference[difference.group == "spread"] if (difference.group == "spread").any() else difference
-    fewest = spaced.sort_values("presentations").iloc[0]
-    alone = best[(best.group == fewest.group) & (best.presentations == fewest.presentations)]
-    top = difference.sort_values("estimate").iloc[-1]
-    once = interval(difference, group=fewest.group, presentations=fewest.presentations)
-    return {
-        "fewest": int(fewest.presentations),
-        "once": once,
-        "once_alone": bootstrap(np.mean, alone.gain, seed=seed),
-        "side": told_side(once, "as the paper claims"),
-        "top": interval(difference, group=top.group, presentations=top.presentations),
-        "top_arm": f"{top.group} {top.presentations}",
-        "verdict": told_arms(difference),
-        "draws": int(best.N.max()),
-        "n": best["index"].nunique(),
-        "n_arm": int(best.groupby("arm")["index"].nunique().min()),
-    }
-
-
-def fading(history: pd.DataFrame, met: tuple[int, int], seed: int = 0) -> Numbers:
-    """What is left at the end of sequences that are not presented any more.
-
-    Parameters
-    ----------
-    history : greedy table over steps, of one group with its unexposed, or where it has none, those of another.
-    met : first and last step at which they are presented.
-    seed : of the bootstraps over blocks.
-
-    Returns
-    -------
-    most : presentations of the arm that is told of. inside : the last measured step at which they are still
-    presented, else the first after it; kl_inside, kl_end, kl_never : mean kl-LD then, at the end, and of the
-    unexposed at the end. ahead, ahead_loss : at the end, of the unexposed, in tokens and in nats per token.
-    opens, closes, end : steps.
-    """
-    steps, end, most = sorted(history.step.unique()), history.step.max(), history.presentations.max()
-    inside = max(
-        [s for s in steps if met[0] <= s <= met[1]], default=min([s for s in steps if s >= met[1]], default=end)
-    )
-    mean = history.groupby(["step", "presentations"]).kl_ld.mean()
-    last = history[history.step == end]
-    ahead, ahead_loss = (
-        interval(over_twins(last.assign(ahead=-last[of]), "ahead", seed=seed), presentations=most)
-        for of in ("kl_ld", "cross_entropy")
-    )
-    return {
-        "most": int(most),
-        "inside": int(inside),
-        "kl_inside": mean[inside, most],
-        "kl_end": mean[end, most],
-        "kl_never": mean[end, 0],
-        "ahead": ahead,
-        "ahead_loss": ahead_loss,
-        "opens": met[0],
-        "closes": met[1],
-        "end": int(end),
     }
 
 
