@@ -12,7 +12,7 @@ from lmmem.analysis import noise
 from lmmem.analysis.contrasts import over_twins, stacked
 from lmmem.analysis.statistics import Interval, interval
 
-__all__ = ["answer", "by_cost", "chosen_blindly", "costs", "fading", "just_met", "responses"]
+__all__ = ["answer", "by_cost", "chosen_blindly", "costs", "fading", "fitted", "just_met", "resembling", "responses"]
 
 Numbers = dict[str, object]
 RAW = ("average draw", "best of N", "fresh half")
@@ -95,8 +95,8 @@ def chosen_blindly(found: pd.DataFrame) -> Numbers:
 
     Returns
     -------
-    blind, oracle : gain over twins of the arm that the oracle favours most, `arm`. told : the blind choice in each
-    arm, in words.
+    oracle : gain over twins of the arm that it favours most, `arm`. told : that of the blind choice, arm by arm, in
+    words.
     """
     arms = found[found.arm != noise.NULL]
     best = arms[arms.score == "best of N"]
@@ -105,10 +105,43 @@ def chosen_blindly(found: pd.DataFrame) -> Numbers:
     told = [f"{line.arm} {interval(blind, arm=line.arm):.1f}" for line in blind.itertuples()]
     return {
         "arm": arm,
-        "blind": interval(arms, arm=arm, score="majority"),
         "oracle": interval(arms, arm=arm, score="best of N"),
         "told": "; ".join(told),
     }
+
+
+def fitted(before: pd.DataFrame, tried: pd.DataFrame, seed: int = 0) -> Numbers:
+    """The fresh half at sigmas chosen on other blocks: rule 13, `told` arm by arm in words."""
+    found = noise.cross_fitted(before, tried, seed=seed)
+    said = [f"{line.arm} {interval(found, arm=line.arm):.1f}, chosen: {line.chosen}" for line in found.itertuples()]
+    return {"told": "; ".join(said)}
+
+
+def resembling(found: pd.DataFrame, arm: str) -> Numbers:
+    """Whether the best draws of an arm point where training went.
+
+    Parameters
+    ----------
+    found : as :func:`lmmem.analysis.noise.resemblance` gives it.
+    arm : which.
+
+    Returns
+    -------
+    told : in words, change by change. beyond : how many of these intervals exclude 0, of as many as `changes`.
+    chance : the same of a direction by chance.
+
+    Raises
+    ------
+    ValueError : no change between two checkpoints is among them.
+    """
+    here = found[found.arm == arm]
+    changes = here[here.change.str.startswith("to step")]
+    if changes.empty:
+        raise ValueError("where training went takes two checkpoints, and this model has one")
+    excluded = (changes.low > 0) | (changes.high < 0)
+    told = [f"{line.change} {interval(changes, change=line.change):.2f}" for line in changes.itertuples()]
+    chance = interval(here[~here.change.str.startswith("to step")], arm=arm)
+    return {"told": "; ".join(told), "beyond": int(excluded.sum()), "changes": len(changes), "chance": chance}
 
 
 def responses(before: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:

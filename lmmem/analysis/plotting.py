@@ -41,6 +41,8 @@ NAMED = {
     "average draw": COLORBLIND[9],
     "best draw": COLORBLIND[0],
     "perturbation": COLORBLIND[0],
+    "best of N": COLORBLIND[0],
+    "fresh half": COLORBLIND[3],
     "randomised": COLORBLIND[2],
     "natural text": COLORBLIND[1],
 }

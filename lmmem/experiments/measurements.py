@@ -465,7 +465,7 @@ def resemblance_table(
     Parameters
     ----------
     name, corpus, step, dtype, device, scheduler : as for :func:`greedy_table`.
-    others : steps; the change is from the weights of `step` to theirs.
+    others : steps; the change is from the weights of `step` to theirs. None of them: chance alone.
     draws, seed : as for :func:`perturbation_table`, whose noise it is.
 
     Returns
@@ -475,13 +475,13 @@ def resemblance_table(
 
     Raises
     ------
-    ValueError : no other step, or the step itself among them.
+    ValueError : the step itself is among the others.
     """
     check_whole("draws", draws, 1)
     check_whole("seed", seed, 0)
     (settings,), _, _ = _settings(name, corpus, [], step, dtype, device, scheduler, False)
     to = [resolve_step(name, other) for other in others]
-    if not to or settings["step"] in to:
+    if settings["step"] in to:
         raise ValueError(f"others={others!r}: give steps that differ from step {settings['step']} itself")
     settings |= {"others": to, "other_weights": [weights_id(name, other) for other in to]}
     part = Part("resemblance", settings | {"draws": draws, "seed": seed})
@@ -500,13 +500,13 @@ def _resemblance_part(info: ModelInfo, settings: Settings) -> pd.DataFrame:
             there = dict(load_mean(info.name, [other], settings["dtype"], settings["device"]).named_parameters())
             changes.append({name: there[name].float() - here.float() for name, here in model.named_parameters()})
         chance = torch.Generator().manual_seed(settings["seed"])
-        changes.append({name: torch.randn(w.shape, generator=chance).to(w.device) for name, w in changes[0].items()})
+        weights = dict(model.named_parameters())
+        changes.append({name: torch.randn(w.shape, generator=chance).to(w.device) for name, w in weights.items()})
     found = [cosines(model, changes, settings["seed"], draw) for draw in range(settings["draws"])]
     table = pd.DataFrame(found, columns=[*names, RANDOM]).rename_axis("draw").reset_index()
     table = table.melt(id_vars="draw", var_name="change", value_name="cosine")
-    return table.assign(
-        model=settings["model"], step=settings["step"], weights=sum(w.numel() for w in changes[0].values())
-    )
+    many = sum(weight.numel() for weight in weights.values())
+    return table.assign(model=settings["model"], step=settings["step"], weights=many)
 
 
 def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:
