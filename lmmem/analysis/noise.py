@@ -207,7 +207,8 @@ def strata(
             found.append(table[table.arm != NULL].assign(stratum=stratum))
         lines = [(arm, score, *[np.nan] * 3, min(int(sizes.get(arm, 0)), twins)) for arm in few for score in scores]
         found.append(pd.DataFrame(lines, columns=["arm", "score", *Interval._fields]).assign(stratum=stratum))
-    return pd.concat([part for part in found if len(part)], ignore_index=True)
+    columns = ["stratum", "arm", "score", *Interval._fields]
+    return pd.concat([part for part in found if len(part)], ignore_index=True)[columns]
 
 
 def cross_fitted(

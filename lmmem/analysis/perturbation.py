@@ -208,11 +208,11 @@ def _verdicts(found: pd.DataFrame, arms: list[str]) -> str:
     said: dict[str, list[str]] = {}
     for arm in arms:
         fresh, best = (interval(found, arm=arm, score=score) for score in ("fresh half", "best of N"))
-        words = "finds" if fresh.low > 0 else "hardly finds" if best.low > 0 else "does not find"
+        words = "noise finds" if fresh.low > 0 else "noise hardly finds" if best.low > 0 else "noise does not find"
         if fresh.n < noise.LEAST:
-            words = "gets no verdict from fewer than 16 passages on"
+            words = f"fewer than {noise.LEAST} passages give no verdict on"
         said.setdefault(words, []).append(f"{arm} (n = {fresh.n})")
-    return "noise " + ", ".join(f"{words} {' and '.join(names)}" for words, names in said.items())
+    return ", ".join(f"{words} {' and '.join(names)}" for words, names in said.items())
 
 
 def _null(found: pd.DataFrame) -> str:

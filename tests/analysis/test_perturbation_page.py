@@ -29,8 +29,8 @@ def test_rule_10_is_told_arm_by_arm():
     arms = {"spread_1": (0.1, 0.2, 16), "spread_16": (8, 15, 16), "q2_64": (9, 9, 8), "q3_16": (0.5, 5, 20)}
     found = perturbation.answer(table(**arms, A_A=(0.1, 0.1, 16)), SCATTER)
     assert found["verdict"] == (
-        "noise does not find spread 1 (n = 16), finds spread 16 (n = 16), gets no verdict from fewer than 16 passages "
-        "on q2 64 (n = 8), hardly finds q3 16 (n = 20)"
+        "noise does not find spread 1 (n = 16), noise finds spread 16 (n = 16), fewer than 16 passages give no verdict "
+        "on q2 64 (n = 8), noise hardly finds q3 16 (n = 20)"
     )
     assert (found["fewest"], found["top_arm"], found["once"].estimate, found["top_best"].estimate) == (
         *("spread 1", "spread 16"),
