@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from lmmem.experiments.replicates import SEEDS
@@ -18,7 +17,7 @@ from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.storage import tables
 
-__all__ = ["NAMES", "derived_from", "just_after", "measure", "measured", "taught_again"]
+__all__ = ["NAMES", "derived_from", "measure", "measured", "taught_again"]
 
 FOLDER = Path(__file__).parents[2] / "results" / "relearning"
 NAMES = ("pocket-hidden", "pocket-erased", *SEEDS)
@@ -56,7 +55,8 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
     Yields
     ------
     Of a derived organism, its group as the kind, for each optimizer and learning rate. Of others "forgotten" and
-    "once" at the last step, and "just after": the once-presented at the first checkpoint after their exposure.
+    "once" at the last step, and "just after": the once-presented at the first checkpoint after their exposure, those
+    of the first checkpoints left out (book/plan.md, "Estimands").
     """
     study = Study(name)
     if name in DERIVED:
@@ -71,34 +71,10 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
     few = few[(few.presentations > 0) | few["index"].isin(twins["index"])]
     yield _told(study, few[few.block.isin(few.block[few.presentations > 0])], "forgotten", seeds)
     yield _told(study, study.sequences(arms=ONCE), "once", 1)
-    for step, sequences in just_after(study):
-        yield _told(study, sequences, "just after", 1, step=step)
-
-
-def just_after(study: Study) -> Iterator[tuple[int, pd.DataFrame]]:
-    """The once-presented by the first checkpoint after their exposure, each with two twins of its block.
-
-    Parameters
-    ----------
-    study : of an organism.
-
-    Yields
-    ------
-    The checkpoint's step, and the sequences to ask about there: those exposed since the checkpoint before, and as
-    twins unexposed ones of the same blocks, drawn by the study's seed, twice as many where the block has them.
-    """
-    sequences = study.sequences(arms=ONCE)
-    once, never = (sequences[sequences.presentations == m] for m in (1, 0))
-    steps = np.array(study.steps)
-    first = steps[np.searchsorted(steps, once.exposure_step.astype(int))]  # the first weights that know it
-    for step in steps[steps > EARLIEST * steps[-1]]:
-        here = once[first == step]
-        here = here[here.exposure_step > EARLIEST * steps[-1]]
-        drawn = never.sample(frac=1, random_state=study.seed + int(step))
-        wanted = TWINS_EACH * here.groupby("block").size()
-        twins = drawn[drawn.groupby("block").cumcount() < drawn.block.map(wanted).fillna(0)]
-        if len(here):
-            yield int(step), pd.concat([here, twins], ignore_index=True)
+    met = study.just_met(len(study.steps), TWINS_EACH)
+    early = met["at"][(met.exposure_step <= EARLIEST * study.steps[-1]).fillna(False)]
+    for step, sequences in met[~met["at"].isin(early)].groupby("at"):
+        yield _told(study, sequences.drop(columns="at"), "just after", 1, step=int(str(step)))
 
 
 def _told(

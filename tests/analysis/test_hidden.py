@@ -1,0 +1,171 @@
+"""What is told of the hidden and the erased, on tables whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmmem.analysis import hidden
+from lmmem.analysis.savings import simulated
+
+
+def treated(kind: str = "hidden", saved: float = 20.0, seed: int = 0) -> pd.DataFrame:
+    """Relearning of a derived organism: its passages, those treated alike, and untouched ones."""
+    table = simulated(saved, passages=32, twins=96, seed=seed, presentations=8)
+    alike = table["index"].between(32, 63)
+    names = {"spread 64": f"{kind} 32"}
+    arm = table.arm.map(names).fillna(pd.Series(np.where(alike, f"{kind} 0", "untouched 0"), index=table.index))
+    return table.assign(arm=arm, presentations=table.presentations // 2, kind=kind)
+
+
+def noise(kind: str, ahead: float, seed: int = 0) -> pd.DataFrame:
+    """kl-LD under 16 draws at two sigmas, of which the larger brings the passages closer by `ahead` tokens."""
+    rng = np.random.default_rng(seed)
+    passages = treated(kind).query("seed == 0 and presentation == 0")[
+        ["index", "arm", "presentations", "block", "file"]
+    ]
+    lines = passages.merge(pd.DataFrame({"draw": range(16)}), how="cross")
+    tables = []
+    for sigma, gain in ((0.01, 0.0), (0.02, ahead)):
+        kl = 60 - gain * (lines.presentations > 0) + rng.normal(0, 2, len(lines))
+        tables.append(lines.assign(sigma=sigma, kl_ld=kl.round()))
+    return pd.concat(tables, ignore_index=True)
+
+
+def asked(scores: dict[str, float], seed: int = 0) -> pd.DataFrame:
+    """Probes of a derived organism, each ahead by so many standard deviations for the passages that are there."""
+    rng = np.random.default_rng(seed)
+    passages = pd.DataFrame({"canary": range(300), "file": rng.integers(0, 150, 300)})
+    passages["arm"] = ["hidden 32"] * 60 + ["hidden 0"] * 60 + ["untouched 0"] * 180
+    passages["presentations"] = 32 * (passages.arm == "hidden 32")
+    tables = [
+        passages.assign(
+            probe=name, passes=number + 1, score=rng.normal(size=300) + ahead * (passages.presentations > 0)
+        )
+        for number, (name, ahead) in enumerate(scores.items())
+    ]
+    return pd.concat(tables, ignore_index=True).assign(organism="pocket-hidden")
+
+
+def test_savings_name_their_null_and_find_what_was_planted():
+    found = hidden.savings(treated(), permutations=99).set_index("null")
+    assert found.index.tolist() == ["treated alike", "untouched"]
+    assert (abs(found.estimate - 20) < found.high - found.low).all()
+    assert (found.low > 15).all()
+    assert found.verdict.str.startswith("found").all()
+    assert found.after.tolist() == [8, 8]
+    assert found.n.tolist() == [32, 32]
+    table = treated()
+    last = table[table.presentation == 8].groupby("arm").kl_ld.mean()
+    np.testing.assert_allclose(found.kl_ld, last["hidden 32"])
+    np.testing.assert_allclose(found.kl_ld_null, [last["hidden 0"], last["untouched 0"]])
+
+
+def test_savings_of_nothing_are_not_established():
+    found = [hidden.savings(treated(saved=0.0, seed=seed), permutations=99) for seed in range(40)]
+    assert np.mean([(one.verdict.str.startswith("found")).any() for one in found]) <= 0.15
+
+
+def test_few_passages_and_a_null_that_differs_from_itself_have_no_verdict():
+    few = treated().query("index < 12 or index >= 32")
+    assert set(hidden.savings(few, permutations=99).verdict) == {"n < 16: no verdict"}
+    apart = pd.concat([treated(seed=seed) for seed in (0,)])
+    from lmmem.analysis.randomisation import _half
+
+    twins = apart[(apart.arm == "hidden 0") & (apart.presentation == 0) & (apart.seed == 0)].reset_index(drop=True)
+    later = set(twins["index"][_half(twins.block, 0)])
+    moved = apart["index"].isin(later) & (apart.presentation > 0)
+    apart.loc[moved, "kl_ld"] -= 15
+    found = hidden.savings(apart, permutations=99).set_index("null")
+    assert found.verdict["treated alike"] == "A/A excludes 0: no verdict"
+
+
+def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict():
+    ways = [treated().assign(optimizer="adamw", learning_rate=np.float32(5e-4))]
+    ways.append(treated(saved=0.0, seed=3).assign(optimizer="sgd", learning_rate=0.1))
+    both = pd.concat(ways, ignore_index=True)
+    assert (hidden.savings(both, permutations=99).low > 0).all()
+    table = hidden.by_way(both, permutations=99).set_index("optimizer")
+    assert table.learning_rate.to_dict() == {"adamw": 5e-4, "sgd": 0.1}
+    assert table.low["adamw"] > 0 > table.low["sgd"]
+    with pytest.raises(ValueError, match="no derived organism was taught again: make replicates"):
+        hidden.by_way(simulated().assign(optimizer="adamw", learning_rate=5e-4))
+
+
+def test_kinds_come_from_arms_or_are_said():
+    table = pd.DataFrame(
+        {"arm": ["q1 64", "spread 1", "spread 16", "spread 0", "fuzzy 16"], "presentations": [64, 1, 16, 0, 16]}
+    )
+    assert hidden.by_kind(table).arm.tolist() == ["forgotten", "once", "half learnt", "spread 0"]
+    assert hidden.by_kind(table, "just after").arm.tolist() == ["just after"] * 3 + ["spread 0", "just after"]
+
+
+def test_curves_are_of_every_kind_and_null():
+    curves = hidden.learning(treated(), treated("erased", seed=1))
+    assert curves.groupby(["kind", "what"]).size().to_dict() == {
+        (kind, what): 9 for kind in ("hidden", "erased") for what in ("there", "treated alike", "untouched")
+    }
+
+
+def test_a_probe_that_knows_tells_and_one_that_guesses_does_not():
+    areas = hidden.tells(asked({"knows": 9.0, "guesses": 0.0, "hints": 0.8, "reversed": -2.0}))
+    wide = areas.pivot(index="probe", columns="null", values="verdict")
+    assert wide.loc["knows"].tolist() == ["tells", "tells"]
+    assert "tells" not in wide.loc["guesses"].tolist()
+    assert wide.loc["reversed"].tolist() == ["reversed", "reversed"]
+    assert areas.estimate[areas.probe == "knows"].tolist() == [1.0, 1.0]
+    found = areas.set_index(["null", "probe"]).found_at
+    assert np.isnan(found["treated alike", "knows"])  # 60 negatives are too few for 1 %
+    assert found["untouched", "knows"] == 1.0
+    told = hidden.beside_others(areas)
+    assert told.columns.tolist() == ["passes", "hidden / treated alike (n = 60)", "hidden / untouched (n = 60)"]
+    assert told.iloc[0, 1].endswith(" *")
+    assert told.loc["reversed"].iloc[1].endswith(" -")
+
+
+def test_random_probes_tell_at_no_more_than_their_level():
+    told = 0
+    for seed in range(20):
+        areas = hidden.tells(asked({f"guess {number}": 0.0 for number in range(5)}, seed=seed))
+        told += (areas.verdict == "tells").any()
+    assert told <= 5  # false discoveries of a table: some 5 % of two tables each, on one side
+
+
+def test_noise_by_cost_rises_where_it_finds_and_stays_where_it_does_not():
+    cost = hidden.by_cost([treated(saved=30.0)], [noise("hidden", ahead=10.0)])
+    assert set(cost.probe) == {"likelihood", "relearning", "noise at 0.01", "noise at 0.02"}
+    last = cost.sort_values("passes").groupby("probe").last()
+    assert last.estimate["noise at 0.02"] > 0.95
+    assert last.low["noise at 0.01"] < 0.5 < last.high["noise at 0.01"]
+    assert last.estimate["relearning"] > 0.95
+    assert last.passes.to_dict() == {"likelihood": 1, "relearning": 49, "noise at 0.01": 16, "noise at 0.02": 16}
+
+
+def test_draws_are_told_by_their_expected_best():
+    found = hidden.over_draws(noise("hidden", ahead=10.0)).set_index(["sigma", "what", "N"]).estimate
+    drawn = noise("hidden", ahead=10.0).query("sigma == 0.02 and arm == 'hidden 32'")
+    assert found[0.02, "there", 16] == pytest.approx(drawn.groupby("index").kl_ld.min().mean())
+    assert found[0.02, "there", 1] == pytest.approx(drawn.kl_ld.mean())
+
+
+def test_answer_tells_what_there_is_and_refuses_what_there_is_not():
+    with pytest.raises(ValueError, match="make replicates"):
+        hidden.answer(hidden.savings(), hidden.tells(asked({"loss": 1.0}).iloc[:0]))
+    with pytest.raises(ValueError, match="no hidden and no erased passages were taught again"):
+        hidden.all_odds(treated().iloc[:0])
+    with pytest.raises(ValueError, match="no erased passages were taught again"):
+        hidden.all_odds(treated())
+
+
+def test_what_each_finds_is_told_in_words():
+    areas = hidden.tells(asked({"loss": 2.0, "noise, fresh half": 0.0}))
+    told = hidden.quotable(hidden.savings(treated(), permutations=99), areas)
+    assert told == {
+        "noise": "none of them",
+        "noise_not": "the hidden",
+        "likelihood": "the hidden",
+        "likelihood_not": "none of them",
+        "relearning": "the hidden",
+        "relearning_not": "none of them",
+    }
