@@ -5,7 +5,7 @@ Scores are larger where there is more memory. Knows neither which probe a score 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "found_at",
     "found_by_arm",
+    "predict",
     "roc",
     "strata_of",
 ]
@@ -361,55 +362,83 @@ def chosen(table: pd.DataFrame, scores: Sequence[str], arm: str, twins: str = "s
     return pd.concat(parts).loc[table.index]
 
 
-def calibration(
-    scores: ArrayLike, exposed: ArrayLike, clusters: ArrayLike | None = None, *, bins: int = 5, seed: int = 0
-) -> pd.DataFrame:
-    """Whether a score, made a probability, means what it says: reliability of a logistic fit, cross-validated.
+def predict(scores: ArrayLike, exposed: ArrayLike, clusters: ArrayLike | None = None, *, seed: int = 0) -> np.ndarray:
+    """The probability of having been met, by one score or several together: a logistic fit, cross-validated.
+
+    Each line is predicted by a fit to four fifths of the clusters without its own, each score in its standard
+    deviations there, with a faint ridge.
 
     Parameters
     ----------
-    scores : (n,) numbers. exposed : (n,) booleans.
-    clusters : (n,) labels; those of one cluster are predicted together, by a fit without them. None: each line alone.
-    bins : of predictions, equally many in each.
+    scores : (n,) or (n, d) numbers. exposed : (n,) booleans.
+    clusters : (n,) labels; those of one cluster are predicted together. None: each line alone.
     seed : of the folds.
 
     Returns
     -------
-    One line a bin: predicted (mean probability of having been met), observed (the share that was), low, high (exact
-    95 % interval of the share), n. Probabilities are of the share of the exposed in these data.
+    (n,) float64, for the share of the exposed that is in these data.
 
     Raises
     ------
-    ValueError : scores that are not finite, columns of different lengths, only one side, or fewer clusters than folds.
+    ValueError : scores that are not finite, columns of different lengths, only one side, fewer clusters than folds.
 
-    Source: Platt, Probabilistic outputs for support vector machines (1999); bins as of DeGroot and Fienberg, The
-    Statistician 32 (1983).
+    Source: Platt, Probabilistic outputs for support vector machines (1999).
 
-    >>> rng = np.random.default_rng(0)
     >>> exposed = np.arange(200) < 100
-    >>> calibration(rng.normal(size=200) + exposed, exposed, bins=2).n.tolist()
-    [100, 100]
+    >>> found = predict(np.random.default_rng(0).normal(size=200) + exposed, exposed)
+    >>> bool(found[exposed].mean() > found[~exposed].mean())
+    True
     """
     values, met = np.asarray(scores, dtype=float), np.asarray(exposed, dtype=bool)
+    values = values[:, None] if values.ndim == 1 else values
     labels = np.arange(len(values)) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
-    if values.ndim != 1 or not len(values) == len(met) == len(labels):
-        raise ValueError(f"scores, exposed and clusters need one length; got {[values.shape, len(met), len(labels)]}")
+    if not len(values) == len(met) == len(labels):
+        raise ValueError(f"scores, exposed and clusters need one length; got {[len(values), len(met), len(labels)]}")
     if not np.isfinite(values).all() or met.all() or not met.any():
-        raise ValueError("calibration needs finite scores, of exposed and of unexposed")
+        raise ValueError("a fit needs finite scores, of exposed and of unexposed")
     number = labels.max() + 1
     if number < FOLDS:
-        raise ValueError(f"calibration in {FOLDS} folds needs as many clusters; got {number}")
+        raise ValueError(f"a fit in {FOLDS} folds needs as many clusters; got {number}")
     fold = np.random.default_rng(seed).permutation(np.arange(number) % FOLDS)[labels]
     predicted = np.empty(len(values))
     for one in range(FOLDS):
         here = fold == one
-        centre, scale = values[~here].mean(), max(float(values[~here].std()), ROUNDING)
-        predicted[here] = _logistic((values[~here] - centre) / scale, met[~here])((values[here] - centre) / scale)
-    lines = []
+        centre, scale = values[~here].mean(axis=0), np.maximum(values[~here].std(axis=0), ROUNDING)
+        standard = (values - centre) / scale
+        predicted[here] = special.expit(_with_constant(standard[here]) @ _logistic(standard[~here], met[~here]))
+    return predicted
+
+
+def calibration(
+    scores: ArrayLike, exposed: ArrayLike, clusters: ArrayLike | None = None, *, bins: int = 5, seed: int = 0
+) -> pd.DataFrame:
+    """Whether a score, made a probability by :func:`predict`, means what it says: its reliability.
+
+    Parameters
+    ----------
+    scores, exposed, clusters, seed : as for :func:`predict`.
+    bins : of predictions, equally many in each.
+
+    Returns
+    -------
+    One line a bin: predicted (mean probability), observed (the share that was met), low, high (exact 95 % interval of
+    the share), n.
+
+    Raises
+    ------
+    ValueError : as for :func:`predict` and :func:`strata_of`.
+
+    Source: DeGroot and Fienberg, The Statistician 32 (1983).
+
+    >>> exposed = np.arange(200) < 100
+    >>> calibration(np.random.default_rng(0).normal(size=200) + exposed, exposed, bins=2).n.tolist()
+    [100, 100]
+    """
+    predicted, met = predict(scores, exposed, clusters, seed=seed), np.asarray(exposed, dtype=bool)
+    bin_of, lines = strata_of(predicted, bins), []
     for number in range(bins):
-        here = strata_of(predicted, bins) == number
-        share = proportion(int(met[here].sum()), int(here.sum()))
-        lines.append((predicted[here].mean(), *share))
+        here = bin_of == number
+        lines.append((predicted[here].mean(), *proportion(int(met[here].sum()), int(here.sum()))))
     return pd.DataFrame(lines, columns=["predicted", "observed", "low", "high", "n"])
 
 
@@ -514,17 +543,21 @@ def _p(placed: _Placed) -> float:
     return float(2 * stats.t.sf(far, min(placed.clusters) - 1))
 
 
-def _logistic(x: np.ndarray, met: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The probability of having been met, as a function of a score: maximum likelihood with a faint ridge."""
+def _logistic(x: np.ndarray, met: np.ndarray) -> np.ndarray:
+    """Constant and slopes of the log-odds of having been met: maximum likelihood with a faint ridge on the slopes."""
+    design = _with_constant(x)
+    ridge = RIDGE * np.r_[0, np.ones(x.shape[1])]
 
     def cost(beta: np.ndarray) -> tuple[float, np.ndarray]:
-        eta = beta[0] + beta[1] * x
-        off = special.expit(eta) - met
-        value = np.logaddexp(0, eta).sum() - eta[met].sum() + RIDGE * beta[1] ** 2
-        return float(value), np.array([off.sum(), off @ x + 2 * RIDGE * beta[1]])
+        eta = design @ beta
+        value = np.logaddexp(0, eta).sum() - eta[met].sum() + ridge @ beta**2
+        return float(value), (special.expit(eta) - met) @ design + 2 * ridge * beta
 
-    beta = optimize.minimize(cost, np.zeros(2), jac=True, method="BFGS").x
-    return lambda values: special.expit(beta[0] + beta[1] * values)
+    return optimize.minimize(cost, np.zeros(design.shape[1]), jac=True, method="BFGS").x
+
+
+def _with_constant(x: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(x)), x])
 
 
 def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:

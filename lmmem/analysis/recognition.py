@@ -88,8 +88,9 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame, names: Sequence[str], twins
     -------
     fewest : presentations of the arm with the fewest. best, best_area : the score that tells it best, chosen in one
     half of the blocks and judged in the other. alone, alone_area : the same of scores that need no twins. loss,
-    recall : areas of these. tells, recited : from how many presentations on the loss tells an arm, and half are
-    recited. silent : arms of which nothing is recited and that the best score tells. negatives, n : numbers.
+    recall : areas of these. tells, recited : from how many presentations on the loss tells an arm (of those of 16
+    passages or more), and half are recited. silent : arms of which nothing is recited and that the best score tells.
+    negatives, n : numbers.
     """
     order = _arms(found, twins)
     once = str(order.index[0])
@@ -100,7 +101,8 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame, names: Sequence[str], twins
     fair_alone = detection.compare(second, ["best"], twins, strata="half")
     recited = [float(found.memorised[found.arm == arm].mean()) for arm in order.index]
     lines = areas.set_index(["score", "arm"])
-    by_loss = [bool(lines.verdict[("loss", arm)] == "tells") for arm in order.index]
+    large = [arm for arm in order.index if (found.arm == arm).sum() >= LEAST]
+    by_loss = [bool(lines.verdict[("loss", arm)] == "tells") for arm in large]
     silent = [
         f"{m} ({interval(fair, arm=arm).brief()})"
         for (arm, m), share in zip(order.items(), recited, strict=True)
@@ -112,9 +114,9 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame, names: Sequence[str], twins
         "best_area": interval(fair, arm=once),
         "alone": _told(second),
         "alone_area": interval(fair_alone, arm=once),
-        "loss": Interval(*lines.loc[("loss", once), list(Interval._fields)]),
-        "recall": Interval(*lines.loc[("recall", once), list(Interval._fields)]),
-        "tells": told_from(order, by_loss),
+        "loss": interval(areas, score="loss", arm=once),
+        "recall": interval(areas, score="recall", arm=once),
+        "tells": told_from(order[large], by_loss),
         "recited": told_from(order, [share >= 0.5 for share in recited]),
         "silent": ", ".join(silent) or "none",
         "negatives": int((found.arm == twins).sum()),
@@ -276,28 +278,34 @@ def left_out(reasons: Mapping[str, str]) -> dict[str, object]:
     return {"left": f"Not asked: {'; '.join(said)}." if said else "All scores could be asked."}
 
 
-def beside_noise(found: pd.DataFrame, best: pd.DataFrame, names: Sequence[str], twins: str) -> pd.DataFrame:
+def beside_noise(
+    found: pd.DataFrame, best: pd.DataFrame, names: Sequence[str], twins: str, seed: int = 0
+) -> pd.DataFrame:
     """Likelihood and noise beside each other, and both together, of sequences that were measured under noise too.
 
     Parameters
     ----------
     found, names, twins : as for :func:`answer`.
     best : as :func:`lmmem.analysis.contrasts.gains` gives it, of one N, of some of these sequences.
+    seed : of the folds of the fit.
 
     Returns
     -------
-    Their lines, with shares of the sequences of the same half that lie below: likelihood (the best score, chosen as
-    :func:`answer` says), noise (minus the best kl-LD), and both, the mean of the two; and chosen, the score's name.
+    Their lines, with likelihood (the best score, chosen by all sequences as :func:`answer` says; if the halves chose
+    apart, the share of its half that lies below), chosen (its name), noise (minus the best kl-LD), and both: the
+    probability of having been met, by a fit to the two of other files.
 
     Raises
     ------
-    ValueError : as for :func:`lmmem.analysis.detection.chosen`.
+    ValueError : as for :func:`lmmem.analysis.detection.chosen` and :func:`lmmem.analysis.detection.predict`.
     """
-    here = found.merge(best[["index", "kl_ld"]].rename(columns={"kl_ld": "noise"}), on="index")
-    here = detection.chosen(here, names, str(_arms(here, twins).index[0]), twins)
-    halves = here.assign(noise=-here.noise).groupby("half")
-    here["noise"], here["likelihood"] = halves.noise.rank(pct=True), halves.best.rank(pct=True)
-    return here.assign(both=(here.noise + here.likelihood) / 2)
+    scored = detection.chosen(found, names, str(_arms(found, twins).index[0]), twins)
+    if scored.chosen.nunique() > 1:
+        scored["best"] = scored.groupby("half").best.rank(pct=True)
+    here = scored.merge(best[["index", "kl_ld"]].rename(columns={"kl_ld": "noise"}), on="index")
+    here = here.assign(noise=-here.noise).rename(columns={"best": "likelihood"})
+    both = detection.predict(here[["likelihood", "noise"]], here.arm != twins, here.file, seed=seed)
+    return here.assign(both=both)
 
 
 def noise_adds(beside: pd.DataFrame, twins: str) -> pd.DataFrame:

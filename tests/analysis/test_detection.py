@@ -16,6 +16,7 @@ from lmmem.analysis.detection import (
     compare,
     found_at,
     found_by_arm,
+    predict,
     roc,
     strata_of,
 )
@@ -308,6 +309,31 @@ def test_calibration_predicts_passages_that_it_was_not_fitted_to():
     assert apart.predicted.iloc[0] < 0.05 and apart.predicted.iloc[-1] > 0.95
 
 
+def test_two_scores_together_tell_more_than_either_and_one_of_chance_adds_nothing():
+    rng = np.random.default_rng(13)
+    met = np.arange(1_000) < 500
+    one, other, chance = met + rng.normal(size=1_000), met + rng.normal(size=1_000), rng.normal(size=1_000)
+
+    def told(*scores: np.ndarray) -> float:
+        both = predict(np.column_stack(scores), met, np.arange(1_000) // 2)
+        return area(both[met], both[~met]).estimate
+
+    assert told(one, other) == pytest.approx(stats.norm.cdf(1), abs=0.03)  # distance sqrt(2) over s.d. sqrt(2)
+    assert told(one) == pytest.approx(stats.norm.cdf(np.sqrt(0.5)), abs=0.03)
+    assert told(one, chance) == pytest.approx(told(one), abs=0.01)
+
+
+def test_fit_is_that_of_maximum_likelihood():
+    import statsmodels.api as sm
+
+    from lmmem.analysis.detection import _logistic
+
+    rng = np.random.default_rng(14)
+    x = rng.normal(size=(300, 2))
+    met = rng.random(300) < 1 / (1 + np.exp(-(0.3 + x @ [1.0, -0.5])))
+    np.testing.assert_allclose(_logistic(x, met), sm.Logit(met, sm.add_constant(x)).fit(disp=0).params, atol=2e-3)
+
+
 def test_agreement_is_spearmans():
     table = passages(6, a_0=1.0)
     table["rank"] = stats.rankdata(table.some) ** 3
@@ -345,7 +371,7 @@ def test_shares_found_of_arms_are_those_of_each_alone():
         (lambda t: compare(t, ["some"], "b 0"), "128 to be told from 0 of arm 'b 0'"),
         (lambda t: compare(t.assign(some=np.nan), ["some"], "a 0"), "some, arm a 1: scores_positive: finite scores"),
         (lambda t: found_by_arm(t, ["some"], "a 0"), "needs 100 negatives or more; got 64"),
-        (lambda t: calibration(t.some, [True] * 128), "of exposed and of unexposed"),
+        (lambda t: predict(t.some, [True] * 128), "of exposed and of unexposed"),
         (lambda t: calibration(t.some, t.arm == "a 1", [1, 2] * 64), "needs as many clusters; got 2"),
         (lambda t: calibration(t.some, [True]), "need one length"),
         (lambda t: agreement(t.head(2), ["some"]), "needs three sequences or more; got 2"),
