@@ -128,7 +128,7 @@ def over_draws(
     Returns
     -------
     One line an (arm, score): arm, score, estimate, low, high (tokens), n. Where blocks hold two unexposed passages
-    or more, the arm "A/A" is one half of them against the other.
+    or more, the arm "A/A" is one half of them, by chance, against the other.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def over_draws(
     bootstrap", arXiv 0712.1111, shows what is counted twice otherwise.)
     """
     data = _tried(before, tried)
-    arms, gains = _arms(data.passages, pooled), {score: _gains(data, score, seed) for score in scores}
+    arms, gains = _arms(data.passages, pooled, seed), {score: _gains(data, score, seed) for score in scores}
     lines = [(arm.name, score, *arm.interval(found)) for score, found in gains.items() for arm in arms]
     return pd.DataFrame(lines, columns=["arm", "score", *Interval._fields])
 
@@ -239,7 +239,7 @@ def cross_fitted(
         raise ValueError(f"every {by} needs the same draws, or those with more are better by luck alone")
     gains = np.stack([_gains(one, score, seed) for one in data])  # (kinds, 1 + resamples, n)
     lines = []
-    for arm in _arms(data[0].passages, pooled=False):
+    for arm in _arms(data[0].passages, False, seed):
         inside = np.unique(arm.blocks[arm.weights != 0])
         if arm.name == NULL:
             continue
@@ -336,7 +336,7 @@ def resemblance(before: pd.DataFrame, tried: pd.DataFrame, cosines: pd.DataFrame
             raise ValueError(f"{change}: {int(along.isna().sum())} of {len(numbers)} draws have no cosine")
         of_all = np.broadcast_to(along.to_numpy()[:, None], data.whole.shape)
         found = np.stack([_chosen(data.whole, of_all, w) - w @ along.to_numpy() / w.sum() for w in drawn])
-        for arm in _arms(data.passages, pooled=False):
+        for arm in _arms(data.passages, False, seed):
             alone = found[0][arm.exposed].mean()
             lines.append((change, arm.name, alone, *arm.interval(found)))
     return pd.DataFrame(lines, columns=["change", "arm", "alone", *Interval._fields])
@@ -402,7 +402,7 @@ def _unexposed(passages: pd.DataFrame) -> pd.Series:
     return (passages.presentations == 0) & (passages.group != "elsewhere")
 
 
-def _arms(passages: pd.DataFrame, pooled: bool) -> list[_Arm]:
+def _arms(passages: pd.DataFrame, pooled: bool, seed: int) -> list[_Arm]:
     """Each arm of the exposed against its twins, and one half of the twins against the other."""
     check_columns(passages, ["arm", "group", "presentations", "block"])
     never = _unexposed(passages).to_numpy()
@@ -415,7 +415,8 @@ def _arms(passages: pd.DataFrame, pooled: bool) -> list[_Arm]:
     for name, group in zip(exposed_arms.arm, exposed_arms.group, strict=True):
         twins = never & (groups == (group if (groups[never] == group).any() else spare))
         found.append(_against(name, (passages.arm == name).to_numpy(), twins, blocks, pooled))
-    turn = pd.Series(blocks[never]).groupby(blocks[never]).cumcount().to_numpy()
+    chance = pd.Series(np.random.default_rng(seed).permutation(int(never.sum())))  # the order of lines is no chance
+    turn = chance.groupby(blocks[never]).rank().to_numpy(dtype=int) - 1
     size = np.bincount(blocks[never], minlength=blocks.max() + 1)[blocks[never]]
     halves = [np.zeros(len(passages), dtype=bool) for _ in range(2)]
     for half, mine in enumerate(halves):
