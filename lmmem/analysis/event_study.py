@@ -16,7 +16,7 @@ Degrees of freedom are the effective number of clusters less 1 (Carter, Schnepel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,22 +31,29 @@ __all__ = [
     "against_twins",
     "bias",
     "bits",
+    "by_complexity",
     "by_lag",
     "by_organism",
     "by_presentations",
     "by_quartile",
+    "by_size",
+    "counterfactual",
     "decay_shape",
     "early_against_late",
+    "estimates",
     "faded",
+    "fading",
     "half_life",
     "once_and_never",
     "over_cohorts",
     "palimpsest",
+    "passage_share",
     "randomised",
     "recency_and_repetition",
     "rerandomised",
     "simulated",
     "since_exposure",
+    "tried",
     "worth",
 ]
 
@@ -58,6 +65,9 @@ FOLDS = 5
 MOST_TWICE = 0.75  # of the squares is taken off as counted twice at most; a half is where twins are all there is
 ALIKE = 0.2  # correlation of passages of a file, in counting effective clusters only; errors do not assume it
 SLOPE = 100  # steps: slopes over exposure step are per so many
+TWICE = 20  # files, so that none of the resamples is without
+COMPLEXITY = 0.1  # slopes over z-complexity are per so much
+TRIED_LAGS = (0, 240, 480)  # steps since exposure at which the trial of the estimators is shown
 NEVER = np.iinfo(np.int64).max // 2  # the exposure step of what is not exposed
 NEEDED = ("index", "arm", "presentations", "block", "file", "exposure_step", "step", "cross_entropy")
 # What a value is compared with: its twins at that step, itself before exposure.
@@ -205,6 +215,141 @@ def by_lag(
     t = _trajectories(measured)
     lines = _in_files(t, _followed(t, arm, earliest), every)
     return _told_bins(lines, every, _fit(t, lines, _bins(lines, every), _Term(value, twins)), level)
+
+
+def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -> pd.DataFrame:
+    """What one exposure leaves in models of several sizes, in words.
+
+    Parameters
+    ----------
+    runs : as for :func:`by_organism`.
+    parameters : of each organism, in words, in the order of the lines.
+    options : as for :func:`by_lag`.
+
+    Returns
+    -------
+    One line an organism that was measured: organism, parameters, n (passages), bits and kl-LD (tokens), in the first
+    bin after exposure with 95 % intervals, and half-life (steps, or why there is none).
+
+    Raises
+    ------
+    ValueError : none of these organisms was measured.
+
+    >>> runs = simulated(lambda since: 80 * np.exp(-since / 200), seed=1).assign(organism="a", kl_ld=60)
+    >>> by_size(runs, {"a": "1 M", "b": "9 M"})["half-life (steps)"].tolist()
+    ['170 (151 to 188)']
+    """
+    lines = []
+    there = [name for name in parameters if name in set(runs.organism)]
+    if not there:
+        raise ValueError(f"none of {', '.join(parameters)} was measured: make replicates")
+    for name in there:
+        run = runs[runs.organism == name]
+        bits, kl = (by_organism(run, value=value, **options).iloc[0] for value in ("both", "kl_ahead"))
+        try:
+            line = by_organism(run, half_life, **options).iloc[0]
+            reached = np.isfinite(line.high)
+            half = Interval(*line[list(Interval._fields)]).brief(0) if reached else line.told
+        except ValueError as error:
+            half = str(error)
+        told = (Interval(line.estimate, line.low, line.high, line.n) for line in (bits, kl))
+        lines.append((name, parameters[name], int(bits.n), next(told).brief(1), half, next(told).brief(2)))
+    columns = ["organism", "parameters", "n", "bits", "half-life (steps)", "kl-LD ahead (tokens)"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def counterfactual(runs: pd.DataFrame, arm: str = ONCE, twins: str = TWINS) -> pd.DataFrame:
+    """Counterfactual memorisation of each passage: what organisms say of it in which it was met, and in which not.
+
+    The log-probability at the last step, less that of the unexposed of the same organism, averaged over organisms in
+    which the passage was presented, minus the same over those in which it was not.
+
+    Parameters
+    ----------
+    runs : `measured` of several organisms of one text: columns organism, passage (the same in all) and file.
+    arm, twins : of those presented, and of those that are not.
+
+    Returns
+    -------
+    One line a passage that was both: passage, file, exposed, unexposed (numbers of organisms), bits.
+
+    Raises
+    ------
+    ValueError : no passage was both.
+
+    Source: Zhang et al., Counterfactual memorization in neural language models, NeurIPS 2023, arXiv 2112.12938.
+
+    >>> runs = pd.DataFrame({"organism": ["a", "a", "b", "b"], "passage": [1, 2, 1, 2], "file": 0, "step": 9})
+    >>> runs = runs.assign(arm=["spread 1", "spread 0", "spread 0", "spread 1"], cross_entropy=[1.0, 3.0, 3.0, 1.0])
+    >>> (counterfactual(runs).bits / BITS).round(6).tolist()
+    [2.0, 2.0]
+    """
+    table = _by_role(runs, arm, twins)
+    return table.loc[table.both, ["passage", "file", "exposed", "unexposed", "bits"]].reset_index(drop=True)
+
+
+def passage_share(runs: pd.DataFrame, arm: str = ONCE, twins: str = TWINS, seed: int = 0) -> Interval:
+    """How much of the variance of :func:`counterfactual` over passages is the passage's, and not chance.
+
+    The rest is what two organisms say of one passage in one role: weights, order, and when it was met. Its variance
+    in either role is pooled over the passages that had it twice. The share may come out below 0, where there is none.
+    The interval is a percentile bootstrap over files, widened as that of :func:`half_life`.
+
+    Parameters
+    ----------
+    runs, arm, twins : as for :func:`counterfactual`.
+    seed : of the bootstrap.
+
+    Raises
+    ------
+    ValueError : passages that were twice in a role are of fewer than 20 files, or what :func:`counterfactual` refuses.
+
+    Source: reliability by analysis of variance; Shrout and Fleiss 1979, doi 10.1037/0033-2909.86.2.420.
+    """
+    table = _by_role(runs, arm, twins)
+    used = table.both.to_numpy()
+    numbers = {name: table[name].to_numpy(dtype=float) for name in ("exposed", "unexposed", "squares", "squares_not")}
+    exposed, unexposed, squares, squares_not = numbers.values()
+    spare, spare_not = np.maximum(exposed - 1, 0), np.maximum(unexposed - 1, 0)
+    twice = min(table.file[of > 0].nunique() for of in (spare, spare_not))
+    if twice < TWICE:
+        raise ValueError(
+            f"what is chance is told by passages that two organisms have met, and that two have not, of {TWICE} files "
+            f"each; got {twice}"
+        )
+    bits = np.where(used, table.bits, 0.0)
+    inverse, inverse_not = (np.where(used, 1 / np.maximum(n, 1), 0.0) for n in (exposed, unexposed))
+    files, code = np.unique(table.file, return_inverse=True)
+
+    def share(times: np.ndarray) -> np.ndarray:
+        n = times @ used
+        error = (times @ squares) / (times @ spare) * (times @ inverse) / n
+        error += (times @ squares_not) / (times @ spare_not) * (times @ inverse_not) / n
+        return 1 - error * (n - 1) / (times @ bits**2 - (times @ bits) ** 2 / n)
+
+    tail = stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, len(files) - 1))
+    low, high = np.quantile(share(_multiplicities(len(files), seed)[:, code]), [tail, 1 - tail])
+    return Interval(float(share(np.ones((1, len(code))))[0]), float(low), float(high), int(used.sum()))
+
+
+def _by_role(runs: pd.DataFrame, arm: str, twins: str) -> pd.DataFrame:
+    """Each passage at the last step: organisms in either role, the difference of means, and sums of squares within."""
+    last = runs[(runs.step == runs.groupby("organism").step.transform("max")) & runs.arm.isin([arm, twins])]
+    last = last.assign(bits=bits(last), met=last.arm == arm)
+    last["bits"] -= last.organism.map(last[~last.met].groupby("organism").bits.mean())
+    roles = []
+    for role in (True, False):
+        of = last[last.met == role].groupby("passage").bits
+        roles.append(pd.DataFrame({"n": of.size(), "mean": of.mean(), "squares": of.var() * (of.size() - 1)}))
+    each = last.drop_duplicates("passage").set_index("passage")[["file"]].sort_index()
+    exposed, unexposed = (table.reindex(each.index) for table in roles)
+    found = each.assign(exposed=exposed.n.fillna(0).astype(int), unexposed=unexposed.n.fillna(0).astype(int))
+    found["bits"] = exposed["mean"] - unexposed["mean"]
+    found = found.assign(squares=exposed.squares, squares_not=unexposed.squares)
+    found["both"] = (found.exposed > 0) & (found.unexposed > 0)
+    if not found.both.any():
+        raise ValueError("counterfactual memorisation needs passages that one organism has met and another has not")
+    return found.fillna({"squares": 0.0, "squares_not": 0.0}).reset_index()
 
 
 def by_organism(runs: pd.DataFrame, find: Callable[..., pd.DataFrame] = by_lag, **options: Any) -> pd.DataFrame:
@@ -363,19 +508,76 @@ def early_against_late(
     (['first', 'kept'], True)
     """
     t = _trajectories(measured)
-    everyone, panel = _followed(t, arm, earliest), _panel(t, arm, earliest, every)
     found = []
-    for term, lines, bin_ in (("first", everyone, 0), ("kept", panel, panel.since.max() // every)):
-        lines = _only(lines, lines.since // every == bin_)
+    for term, lines, within in _first_and_kept(t, arm, earliest, every):
         steps = t.exposure[lines.passage]
         if np.ptp(steps) == 0:
             raise ValueError(f"a slope over exposure step needs two different ones; all are exposed at {steps[0]}")
-        offset = lines.since / every - bin_ - 0.5  # times since exposure within the bin are made equal by a parabola
-        powers = offset[:, None] ** np.arange(1, min(len(np.unique(offset)), 3))
-        design = np.column_stack([np.ones(len(steps)), (steps - steps.mean()) / SLOPE, powers])
+        design = np.column_stack([np.ones(len(steps)), (steps - steps.mean()) / SLOPE, within])
         fit = _fit(t, lines, design, _Term("both", twins))
         found.append((term, *_intervals(fit)[1], fit.clusters[1]))
     return pd.DataFrame(found, columns=["term", *Interval._fields, "clusters"])
+
+
+def by_complexity(
+    measured: pd.DataFrame, every: int = EVERY, arm: str = ONCE, twins: str = TWINS, earliest: int = EARLIEST
+) -> pd.DataFrame:
+    """Slopes of bits over z-complexity, at equal exposure step and equal time since exposure.
+
+    Parameters
+    ----------
+    measured : as the module says, and z_complexity.
+
+    Returns
+    -------
+    As :func:`early_against_late`, in bits for each 0.1 of z-complexity.
+
+    Raises
+    ------
+    ValueError : no column z_complexity, or it does not vary apart from the exposure step.
+
+    >>> table = simulated(lambda since: 80 * np.exp(-since / 200), seed=1)
+    >>> table = table.assign(z_complexity=table["index"] % 7 / 10)
+    >>> bool(by_complexity(table).estimate.abs().max() < 3)
+    True
+    """
+    t = _trajectories(measured)
+    z = _column(measured, t, "z_complexity").astype(float)
+    found = []
+    for term, lines, within in _first_and_kept(t, arm, earliest, every):
+        x, steps = z[lines.passage] / COMPLEXITY, t.exposure[lines.passage] / SLOPE
+        design = np.column_stack([np.ones(len(x)), x - x.mean(), steps - steps.mean(), within])
+        fit = _fit(t, lines, design, _Term("both", twins))
+        found.append((term, *_intervals(fit)[1], fit.clusters[1]))
+    return pd.DataFrame(found, columns=["term", *Interval._fields, "clusters"])
+
+
+def fading(
+    measured: pd.DataFrame,
+    every: int = EVERY,
+    arm: str = ONCE,
+    twins: str = TWINS,
+    earliest: int = EARLIEST,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """The panel of :func:`half_life` for drawing: its mean with both curves of decay, and its quarters.
+
+    Parameters
+    ----------
+    measured, every, arm, twins, earliest, seed : as for :func:`decay_shape`.
+
+    Returns
+    -------
+    Two tables by what their y axis is called, one line a point: step, of (what it is of), estimate, and of the second
+    low and high. Step is that since exposure, and in the second the first exposure of a quarter.
+
+    >>> list(fading(simulated(lambda since: 80 * np.exp(-since / 200), seed=1)).values())[0].of.unique().tolist()
+    ['panel', 'exponential', 'power law']
+    """
+    points = decay_shape(measured, every, arm, twins, earliest, seed).points.rename(columns={"since": "step"})
+    points = points.rename(columns={"estimate": "panel"}).melt("step", var_name="of", value_name="estimate")
+    quarters = by_quartile(measured, every, arm, twins, earliest).rename(columns={"from_step": "step", "when": "of"})
+    return {"bits": points, "bits of a quarter of the panel": quarters}
 
 
 def by_quartile(
@@ -475,6 +677,34 @@ def bias(
     cohorts, chance = _Term("both", controls or twins, pooled=True), _Term("twins", twins)
     table = _told_bins(lines, every, _fit(t, lines, design, cohorts, chance._replace(sign=-1)))
     return table.assign(first=_means(design, _differences(t, lines, chance)[1])[0])
+
+
+def estimates(measured: pd.DataFrame, controls: str, **shared: Any) -> pd.DataFrame:
+    """:func:`randomised` and :func:`over_cohorts` under one another, told apart by a column estimator.
+
+    Parameters
+    ----------
+    measured : as the module says.
+    controls : the arm that cohorts are compared with. shared : arguments of both.
+
+    >>> table = simulated(lambda since: 80 * np.exp(-since / 200), seed=1)
+    >>> estimates(table, "spread 0").estimator.unique().tolist()
+    ['randomised', 'over cohorts']
+    """
+    found = {"randomised": randomised(measured, **shared)}
+    found["over cohorts"] = over_cohorts(measured, **shared | {"twins": controls})
+    return pd.concat([table.assign(estimator=name) for name, table in found.items()], ignore_index=True)
+
+
+def tried(measured: pd.DataFrame, twins: str, n_sets: int, seed: int, every: int) -> pd.DataFrame:
+    """:func:`rerandomised` of the unexposed of a table, for a page: an effect that fades, at three lags.
+
+    >>> never = simulated(lambda since: 0 * since, arms={"spread 0": 8}, seed=1)
+    >>> tried(never, "spread 0", 20, 0, 60).lag.unique().tolist()
+    [0, 240]
+    """
+    found = rerandomised(measured[measured.arm == twins], faded, n_sets, seed, every)
+    return found[found.lag.isin(TRIED_LAGS)].round(2)
 
 
 def rerandomised(
@@ -865,6 +1095,18 @@ def _panel(t: _Trajectories, arm: str, earliest: int, every: int) -> _Lines:
     if whole < 2:
         raise ValueError(f"a panel needs two bins of {every} steps in which all are seen; got {whole}: widen `every`")
     return _only(lines, bins < whole)
+
+
+def _first_and_kept(t: _Trajectories, arm: str, earliest: int, every: int) -> Iterator[tuple[str, _Lines, np.ndarray]]:
+    """Everyone in the first bin, the panel in its last; and columns that make times within the bin equal."""
+    panel = _panel(t, arm, earliest, every)
+    for term, lines, bin_ in (
+        ("first", _followed(t, arm, earliest), 0),
+        ("kept", panel, panel.since.max() // every),
+    ):
+        lines = _only(lines, lines.since // every == bin_)
+        offset = lines.since / every - bin_ - 0.5
+        yield term, lines, offset[:, None] ** np.arange(1, min(len(np.unique(offset)), 3))  # a parabola
 
 
 def _common_bins(steps: np.ndarray, earliest: int, every: int) -> int:

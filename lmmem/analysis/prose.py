@@ -1,11 +1,16 @@
-"""Sentences whose numbers come from tables: :func:`tell`, one call where a page says what was found."""
+"""Sentences whose numbers come from tables: :func:`tell`, one call where a page says what was found.
+
+Where the data hold no answer its reason stands in its place.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
 
-__all__ = ["Prose", "tell", "tell_if"]
+import pandas as pd
+
+__all__ = ["Prose", "table_if", "tell", "tell_if"]
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -62,6 +67,27 @@ def tell_if(text: str, find: Callable[..., Mapping[str, object]], *data: object,
     except ValueError as error:
         return Prose(f"Not answered here: {error}.")
     return tell(text, **found, **values)
+
+
+def table_if(find: Callable[..., pd.DataFrame], *data: object, **options: object) -> pd.DataFrame | Prose:
+    """A table that a function finds in data; where these do not hold one, its reason.
+
+    Parameters
+    ----------
+    find : its ValueError says what the data lack.
+    data, options : its arguments.
+
+    >>> def counted(numbers):
+    ...     if not numbers:
+    ...         raise ValueError("a table needs numbers, got none")
+    ...     return pd.DataFrame({"n": [len(numbers)]})
+    >>> len(table_if(counted, [1, 2])), table_if(counted, [])
+    (1, 'No table here: a table needs numbers, got none.')
+    """
+    try:
+        return find(*data, **options)
+    except ValueError as error:
+        return Prose(f"No table here: {error}.")
 
 
 class _Told(dict):

@@ -5,14 +5,18 @@ One function a section: measured tables in, intervals and words out. Knows neith
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from lmmem.analysis import event_study, randomisation, stationarity
-from lmmem.analysis.contrasts import after_last, over_twins, told_from, told_side
+from lmmem.analysis.contrasts import after_last, as_told, over_twins, stacked, told_from, told_side
+from lmmem.analysis.contrasts import fluctuations as tell_fluctuations
 from lmmem.analysis.statistics import (
     LEVEL,
+    MINUS,
     Interval,
     compare_curves,
     fit_excess,
@@ -27,15 +31,18 @@ from lmmem.analysis.statistics import (
 )
 
 __all__ = [
+    "all_organisms",
     "complexity",
     "decay",
     "estimators",
+    "fluctuations",
     "front",
-    "fuzzy",
     "once",
     "organisms",
+    "power",
     "recency",
     "repetition",
+    "sizes",
     "uncovering",
 ]
 
@@ -132,6 +139,8 @@ NOTICED = {
     "different": "kl-LD notices",
     "undecided": "whether kl-LD notices is undecided",
 }
+JUMP = 5  # tokens of kl-LD
+EFFECTS = (10.0, 20.0, 30.0, 40.0, 60.0)  # bits
 TENTH = 0.1  # of the first bits: a smaller bias is none (decision rule 5)
 
 
@@ -183,11 +192,14 @@ def decay(measured: pd.DataFrame, shared: Shared, seed: int = 0) -> Numbers:
     -------
     half : half-life in words, n : passages of the panel. shape : which curve predicts better, difference : by how
     much. tau, t0, b : of both curves. first_slope, kept_slope : bits for each 100 steps later; first_side, kept_side.
+    z_first, z_kept : bits for each 0.1 of z-complexity; z_side.
     """
     panel = event_study.half_life(measured, **shared, seed=seed)
     shape = event_study.decay_shape(measured, **shared, seed=seed)
     slopes = event_study.early_against_late(measured, **shared)
     first, kept = (interval(slopes, term=term) for term in ("first", "kept"))
+    by_z = event_study.by_complexity(measured, **shared)
+    z_first, z_kept = (interval(by_z, term=term) for term in ("first", "kept"))
     fits = shape.fits.set_index("parameter").value
     return {
         "half": panel.told[0],
@@ -201,6 +213,9 @@ def decay(measured: pd.DataFrame, shared: Shared, seed: int = 0) -> Numbers:
         "first_side": told_side(first, "late exposure stores more", "early exposure stores more"),
         "kept_slope": kept,
         "kept_side": told_side(kept, "early exposure keeps less", "early exposure keeps more"),
+        "z_first": z_first,
+        "z_kept": z_kept,
+        "z_side": told_side(z_first, "more is stored of complex text", "less is stored of complex text"),
     }
 
 
@@ -274,7 +289,7 @@ def uncovering(measured: pd.DataFrame, arms: list[str], twins: str, least: int, 
 
 
 def recency(end: pd.DataFrame, arm: str, twins: str, seed: int = 0) -> Numbers:
-    """Number of presentations and time since the last, apart: rule 8.
+    """Number of presentations and time since the last, apart, and fuzzy presentations: rules 8 and 9.
 
     Parameters
     ----------
@@ -285,18 +300,93 @@ def recency(end: pd.DataFrame, arm: str, twins: str, seed: int = 0) -> Numbers:
     -------
     presentations, recency : bits for each doubling, the other held fixed. palimpsest : rank correlation of the
     likelihood with the order of exposure, of those presented once.
+    fuzzy : what presentations with replaced tokens are worth, in words: rule 9.
     """
     slopes = event_study.recency_and_repetition(end, twins)
     return {
         "presentations": interval(slopes, term="presentations"),
         "recency": interval(slopes, term="recency"),
         "palimpsest": event_study.palimpsest(end, arm, seed),
+        "fuzzy": _told_fuzzy(end, twins),
     }
 
 
-def fuzzy(end: pd.DataFrame, twins: str) -> Numbers:
-    """What presentations with replaced tokens are worth: rule 9, `worth`, as a share of as many exact ones."""
-    return {"worth": event_study.worth(end, twins=twins)}
+def _told_fuzzy(end: pd.DataFrame, twins: str) -> str:
+    try:
+        return f"are worth {event_study.worth(end, twins=twins):.2f} of sixteen exact ones"
+    except ValueError as error:
+        return f"cannot be told here: {error}"
+
+
+def power(end: pd.DataFrame, twins: str, seed: int = 0, sizes: Sequence[int] = (16, 64)) -> pd.DataFrame:
+    """How often effects on so many passages are found, from the spread of the unexposed themselves.
+
+    Parameters
+    ----------
+    end : greedy table of the last step, with bits.
+    twins : the arm of the unexposed. sizes : passages that play the exposed.
+    seed : of the simulation.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.randomisation.power_by_simulation`, and passages.
+
+    Raises
+    ------
+    ValueError : the unexposed are fewer than twice the smallest of the sizes.
+    """
+    never = end[end.arm == twins]
+    found = {
+        str(n): randomisation.power_by_simulation(never.bits, never.block, n, EFFECTS, seed)
+        for n in sizes
+        if 2 * n <= len(never)
+    }
+    if not found:
+        raise ValueError(f"{len(never)} unexposed passages are too few for a simulation of {min(sizes)} exposed ones")
+    return stacked(found, "passages").round(2)
+
+
+def fluctuations(measured: pd.DataFrame, arms: Sequence[str], twins: str, seed: int = 0) -> pd.DataFrame:
+    """Whether passages that are presented no more fluctuate about a level: their statistics beside those of twins.
+
+    Parameters
+    ----------
+    measured : greedy table over steps. arms : of passages whose presentations end. twins : of the unexposed.
+    seed : of permutations and bootstraps.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.contrasts.fluctuations`, of kl-LD, a jump being 5 tokens.
+
+    Raises
+    ------
+    ValueError : none is followed for three checkpoints after its last presentation.
+    """
+    return tell_fluctuations(after_last(measured, arms, twins, 3, seed), "kl_ld", JUMP, seed)
+
+
+def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
+    """All organisms together: bits and tokens of kl-LD ahead of the unexposed at the last step, arm by arm, in words.
+
+    Parameters
+    ----------
+    runs : as for :func:`lmmem.analysis.event_study.by_organism`.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.randomisation.compare_arms`, of bits and of tokens, told apart by a column in.
+
+    Raises
+    ------
+    ValueError : nothing was measured.
+    """
+    if runs.empty:
+        raise ValueError("no organism was measured: make replicates")
+    last = runs[runs.step == runs.step.max()]
+    last = last.assign(bits=event_study.bits(last), tokens=-last.kl_ld)
+    found = {name: randomisation.compare_arms(last, name).drop(columns="left_out") for name in ("bits", "tokens")}
+    told = as_told(stacked(found, "in"), "ahead")
+    return told[["in", *told.columns.drop("in")]]
 
 
 def organisms(runs: pd.DataFrame) -> Numbers:
@@ -310,6 +400,8 @@ def organisms(runs: pd.DataFrame) -> Numbers:
     -------
     bits, kl : at the first checkpoint after exposure, mean over organisms with a t-interval. spread : standard
     deviation of the first bits over organisms. halves : half-lives, least to most. organisms : their number.
+    memorised : counterfactual memorisation at the last step, bits, mean over passages; share : of its variance over
+    passages, the passage's own.
 
     Raises
     ------
@@ -322,13 +414,41 @@ def organisms(runs: pd.DataFrame) -> Numbers:
         event_study.by_organism(runs, value=value).drop_duplicates("organism") for value in ("both", "kl_ahead")
     )
     halves = event_study.by_organism(runs, event_study.half_life).estimate
+    memorised = event_study.counterfactual(runs)
     return {
         "bits": randomisation.cluster_mean(bits.estimate, bits.organism),
         "kl": randomisation.cluster_mean(kl.estimate, kl.organism),
         "spread": float(bits.estimate.std()),
         "halves": f"{halves.min():.0f} to {halves.max():.0f}",
         "organisms": runs.organism.nunique(),
+        "memorised": randomisation.cluster_mean(memorised.bits, memorised.file),
+        "share": event_study.passage_share(runs),
     }
+
+
+def sizes(runs: pd.DataFrame, parameters: Mapping[str, str]) -> Numbers:
+    """What one exposure leaves by size: `told`, in words, and `missing`, what was not measured.
+
+    Parameters
+    ----------
+    runs : as for :func:`lmmem.analysis.event_study.by_organism`.
+    parameters : of each organism that is wanted, in words, from small to large.
+
+    Raises
+    ------
+    ValueError : fewer than two of them were measured.
+    """
+    there = set() if runs.empty else set(runs.organism)
+    lacking = [name for name in parameters if name not in there]
+    if len(parameters) - len(lacking) < 2:
+        raise ValueError(f"sizes are compared where two were measured; {', '.join(lacking)} were not: make replicates")
+    found = event_study.by_size(runs, parameters)
+    told = [
+        f"`{name}` ({weights}) {bits} bits, with a half-life in steps of {half}, and {kl} tokens of kl-LD"
+        for name, weights, _, bits, half, kl in found.itertuples(index=False, name=None)
+    ]
+    missing = f" Not measured here: {', '.join(lacking)} (`make replicates`)." if lacking else ""
+    return {"told": re.sub(r"(?<=[ (])-", MINUS, "; ".join(told)), "missing": missing}
 
 
 def front(measured: pd.DataFrame, shared: Shared) -> Numbers:

@@ -14,12 +14,13 @@ from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import RECIPES
 from lmmem.storage import tables
 
-__all__ = ["NAMES", "SEEDS", "measure", "measured"]
+__all__ = ["NAMES", "SEEDS", "SIZED", "measure", "measured"]
 
 FOLDER = Path(__file__).parents[2] / "results" / "organisms"
 SEEDS = ("pocket", *(f"pocket-seed{seed}" for seed in range(1, 5)))  # one design, five times by chance
 SIZES = ("pocket-small", "pocket-large")
 NAMES = (*SEEDS, *SIZES)
+SIZED = ("pocket-small", "pocket", "pocket-large")  # from small to large
 KEPT = {
     **{"canary": "int16", "arm": "str", "group": "str", "presentations": "int16", "block": "int16", "file": "str"},
     **{"z_complexity": "float32", "exposure_step": "Int16", "last_step": "Int16", "step": "int16"},

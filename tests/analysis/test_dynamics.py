@@ -20,6 +20,7 @@ def run(effect=event_study.faded, tokens: float = 0.0, seed: int = 0) -> pd.Data
     exposed = (table.presentations > 0) & (since >= 0) & (since < 60)
     distance = 59 - tokens * exposed + np.random.default_rng(seed).normal(0, 2, len(table))
     table = table.assign(kl_ld=distance.round().clip(0, 64), group=table.arm.str.split().str[0])
+    table["z_complexity"] = np.random.default_rng(seed + 1).uniform(0.4, 0.9, table["index"].max() + 1)[table["index"]]
     return table.assign(memorised=table.kl_ld == 0)
 
 
@@ -105,7 +106,11 @@ def test_recency_and_number_are_told_apart_and_fuzzy_copies_are_worth_what_they_
     found = sections.recency(table, "spread 1", "spread 0")
     assert found["presentations"].low > 0
     assert found["palimpsest"].low < 0 < found["palimpsest"].high
-    assert sections.fuzzy(table, "spread 0")["worth"].low < 1 < sections.fuzzy(table, "spread 0")["worth"].high
+    worth = event_study.worth(table, twins="spread 0")
+    assert worth.low < 1 < worth.high
+    assert found["fuzzy"] == f"are worth {worth:.2f} of sixteen exact ones"
+    without = sections.recency(table[table.arm != "fuzzy 16"], "spread 1", "spread 0")
+    assert without["fuzzy"].startswith("cannot be told here: a ratio of two arms needs both")
 
 
 def test_what_the_data_cannot_answer_is_said():
@@ -114,21 +119,63 @@ def test_what_the_data_cannot_answer_is_said():
 
 
 def test_organisms_are_the_units_of_what_is_said_of_all_of_them():
-    runs = pd.concat(
-        [
-            run(seed=seed).assign(organism=f"o{seed}", index=lambda t, s=seed: t["index"] + 10_000 * s)
-            for seed in (1, 2, 3)
-        ]
-    )
+    runs = of_organisms((1, 2, 3))
     found = sections.organisms(runs)
     each = event_study.by_organism(runs)
     assert each.groupby("organism", sort=False).estimate.first().mean() == pytest.approx(found["bits"].estimate)
     assert (found["bits"].n, found["organisms"]) == (3, 3)
+    assert found["memorised"].low < np.mean(event_study.counterfactual(runs).bits) < found["memorised"].high
+    assert found["share"].estimate < 0.5  # nothing is planted that a passage would hold in all organisms
     assert found["bits"].low < 80 * 0.5 ** (29 / 120) < found["bits"].high
     low, high = (float(number) for number in found["halves"].split(" to "))
     assert 110 < low < high < 190
     with pytest.raises(ValueError, match="needs two that were measured, got 1: make replicates"):
         sections.organisms(runs[runs.organism == "o1"])
+
+
+def of_organisms(seeds) -> pd.DataFrame:
+    """The same passages in several organisms, half of those met once in each by chance."""
+    runs = [
+        run(seed=seed).assign(
+            organism=f"o{seed}", passage=lambda t: t["index"], index=lambda t, s=seed: t["index"] + 10_000 * s
+        )
+        for seed in seeds
+    ]
+    for number, table in enumerate(runs):
+        turned = table.passage.where(~table.arm.isin(["spread 0", "spread 1"]) | (number % 2 == 0), table.passage ^ 8)
+        runs[number] = table.assign(passage=turned)
+    return pd.concat(runs, ignore_index=True)
+
+
+def test_all_organisms_are_one_table_of_bits_and_tokens():
+    found = sections.all_organisms(of_organisms((1, 2)))
+    assert found["in"].unique().tolist() == ["bits", "tokens"]
+    assert found.columns[0] == "in"
+    assert (found[found.arm == "elsewhere 0"].p == "").all()
+    assert found[(found.arm == "spread 16") & (found["in"] == "bits")].verdict.item() == "above 0"
+    with pytest.raises(ValueError, match="make replicates"):
+        sections.all_organisms(pd.DataFrame())
+
+
+def test_sizes_say_what_was_not_measured():
+    runs = of_organisms((1, 2))
+    found = sections.sizes(runs, {"o1": "1 M", "o2": "2 M", "o3": "9 M"})
+    assert found["told"].startswith("`o1` (1 M) ")
+    assert found["missing"] == " Not measured here: o3 (`make replicates`)."
+    assert sections.sizes(runs, {"o1": "1 M", "o2": "2 M"})["missing"] == ""
+    with pytest.raises(ValueError, match="two were measured; o3 were not"):
+        sections.sizes(runs, {"o1": "1 M", "o3": "9 M"})
+
+
+def test_power_and_fluctuations_are_tables_or_say_what_they_need():
+    table = run()
+    end = at_end(table).assign(bits=lambda t: event_study.bits(t))
+    assert set(sections.power(end, "spread 0", sizes=(16,)).passages) == {"16"}
+    with pytest.raises(ValueError, match="too few for a simulation of 16"):
+        sections.power(end[end.block < 2], "spread 0")
+    assert "drift" in " ".join(sections.fluctuations(table, ["spread 1"], "spread 0").index)
+    with pytest.raises(ValueError, match="0 passages of q1 64"):
+        sections.fluctuations(table, ["q1 64"], "spread 0")
 
 
 def test_averaged_weights_are_told_from_the_average_of_what_checkpoints_say():
@@ -137,7 +184,7 @@ def test_averaged_weights_are_told_from_the_average_of_what_checkpoints_say():
     alone = table[table.step.isin([1440, 1500])].groupby("index").cross_entropy.mean()
     better = alone[last["index"]].to_numpy() - np.where(last.arm == "spread 1", 0.3, 0.1)
     found = contrasts.averaged(table, {2: last.assign(cross_entropy=better)}, "spread 0").set_index("arm")
-    assert found.loc["spread 1", "bits"].startswith(f"{0.3 * 64 / np.log(2):.2f} ")
-    assert found.loc["spread 1", "bits over twins"].startswith(f"{0.2 * 64 / np.log(2):.2f} ")
-    assert found.loc["spread 0", "bits over twins"] == ""
+    assert found.loc["spread 1", "bits"].startswith(f"{0.3 * 64 / np.log(2):.1f} ")
+    assert found.loc["spread 1", "over twins"].startswith(f"{0.2 * 64 / np.log(2):.1f} ")
+    assert found.loc["spread 0", "over twins"] == ""
     assert (found.checkpoints == 2).all()

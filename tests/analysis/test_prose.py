@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from lmmem.analysis.prose import tell
+from lmmem.analysis.prose import table_if, tell
 from lmmem.analysis.statistics import Interval
 
 
@@ -37,3 +38,15 @@ def test_paragraphs_lose_their_common_margin_and_are_shown_as_markdown():
     )
     assert said == "**First.**\n\nSecond, $e^{x}$."
     assert said._repr_markdown_() == str(said)
+
+
+def test_table_that_the_data_do_not_hold_is_its_reason():
+    def found(n, least):
+        if n < least:
+            raise ValueError(f"{least} are needed, got {n}")
+        return pd.DataFrame({"n": [n]})
+
+    assert table_if(found, 3, least=2).n[0] == 3
+    said = table_if(found, 1, least=2)
+    assert said == "No table here: 2 are needed, got 1."
+    assert said._repr_markdown_() == said
