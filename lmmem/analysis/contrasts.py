@@ -190,7 +190,7 @@ def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: s
 
     Returns
     -------
-    One line a (k, arm): checkpoints (k), arm, and by how much the mean of the weights is better than the mean over
+    One line a (k, arm): k (checkpoints), arm, and by how much the mean of the weights is better than the mean over
     checkpoints, with a 95 % interval in words: bits of the passage, kl-LD (tokens), and over twins: the same of
     the bits minus that of the twins of the block, which all passages gain alike being taken off.
     """
@@ -208,7 +208,7 @@ def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: s
             found = {name: bootstrap(np.mean, passages[name], seed=seed).brief(1) for name in ("bits", "tokens")}
             beyond = Interval(*over.loc[arm]).brief(1) if arm in over.index else ""
             said = {"bits": found["bits"], "kl-LD": found["tokens"], "over twins": beyond}
-            lines.append({"checkpoints": k, "arm": arm, "n": len(passages), **said})
+            lines.append({"k": k, "arm": arm, "n": len(passages), **said})
     return pd.DataFrame(lines)
 
 

@@ -228,15 +228,15 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
 
     Returns
     -------
-    One line an organism that was measured: organism, parameters, n (passages), bits and kl-LD (tokens), in the first
-    bin after exposure with 95 % intervals, and half-life (steps, or why there is none).
+    One line an organism that was measured: organism, parameters, n (passages), bits and kl-LD ahead (tokens), in the
+    first bin after exposure with 95 % intervals, and half-life (steps, or why there is none).
 
     Raises
     ------
     ValueError : none of these organisms was measured.
 
     >>> runs = simulated(lambda since: 80 * np.exp(-since / 200), seed=1).assign(organism="a", kl_ld=60)
-    >>> by_size(runs, {"a": "1 M", "b": "9 M"})["half-life (steps)"].tolist()
+    >>> by_size(runs, {"a": "1 M", "b": "9 M"})["half-life"].tolist()
     ['170 (151 to 188)']
     """
     lines = []
@@ -254,7 +254,7 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
             half = str(error)
         told = (Interval(line.estimate, line.low, line.high, line.n) for line in (bits, kl))
         lines.append((name, parameters[name], int(bits.n), next(told).brief(1), half, next(told).brief(2)))
-    columns = ["organism", "parameters", "n", "bits", "half-life (steps)", "kl-LD ahead (tokens)"]
+    columns = ["organism", "parameters", "n", "bits", "half-life", "kl-LD ahead"]
     return pd.DataFrame(lines, columns=columns)
 
 

@@ -36,7 +36,7 @@ Numbers = dict[str, object]
 OFTEN = 0.5  # p of (n, p)-discoverable extraction: with so many samples a text is found as often as not
 SHOWN = (1, 2, 8, 64)  # first tokens of a continuation
 HALVES = ("the one half", "the other half")
-PERTURBATION, SAMPLING, DIFFERENCE = "perturbation", "sampling", "sampling less perturbation"
+PERTURBATION, SAMPLING, DIFFERENCE = "perturbation", "sampling", "difference"
 BUDGETS = (200, 1_000_000)  # samples
 
 
@@ -165,7 +165,7 @@ def samples_needed(exact: pd.DataFrame, p: float = OFTEN, budgets: Sequence[int]
         line = {"arm": arm, "n": len(needed), "temperature": best, "median": float(np.median(log_prob))}
         line["samples"] = _told_number(float(np.median(needed)))
         for budget in budgets:
-            line[f"found in {budget:,}"] = proportion(int((needed <= budget).sum()), len(needed)).brief()
+            line[f"in {budget:,}"] = proportion(int((needed <= budget).sum()), len(needed)).brief()
         lines.append(line)
     return pd.DataFrame(lines).sort_values("median", ascending=False, ignore_index=True).drop(columns="median")
 
@@ -222,8 +222,8 @@ def chosen_apart(best: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    The lines of perturbation, and as many of method "sampling", and of "sampling less perturbation", whose gain is
-    the difference of both; with columns half and temperature (the one chosen for it).
+    The lines of perturbation, and as many of method "sampling", and of "difference", whose gain is
+    that by sampling less that by perturbation; with columns half and temperature (the one chosen for it).
 
     Raises
     ------

@@ -374,7 +374,7 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, of bits and of tokens, told apart by a column in.
+    As :func:`lmmem.analysis.randomisation.compare_arms` without p, of bits and of tokens, told apart by a column in.
 
     Raises
     ------
@@ -385,7 +385,7 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
     last = runs[runs.step == runs.step.max()]
     last = last.assign(bits=event_study.bits(last), tokens=-last.kl_ld)
     found = {name: randomisation.compare_arms(last, name).drop(columns="left_out") for name in ("bits", "tokens")}
-    told = as_told(stacked(found, "in"), "ahead")
+    told = as_told(stacked(found, "in").drop(columns="p"), "ahead")
     return told[["in", *told.columns.drop("in")]]
 
 

@@ -151,7 +151,7 @@ def test_all_organisms_are_one_table_of_bits_and_tokens():
     found = sections.all_organisms(of_organisms((1, 2)))
     assert found["in"].unique().tolist() == ["bits", "tokens"]
     assert found.columns[0] == "in"
-    assert (found[found.arm == "elsewhere 0"].p == "").all()
+    assert (found[found.arm == "elsewhere 0"].q == "").all()
     assert found[(found.arm == "spread 16") & (found["in"] == "bits")].verdict.item() == "above 0"
     with pytest.raises(ValueError, match="make replicates"):
         sections.all_organisms(pd.DataFrame())
@@ -187,4 +187,4 @@ def test_averaged_weights_are_told_from_the_average_of_what_checkpoints_say():
     assert found.loc["spread 1", "bits"].startswith(f"{0.3 * 64 / np.log(2):.1f} ")
     assert found.loc["spread 1", "over twins"].startswith(f"{0.2 * 64 / np.log(2):.1f} ")
     assert found.loc["spread 0", "over twins"] == ""
-    assert (found.checkpoints == 2).all()
+    assert (found.k == 2).all()

@@ -115,8 +115,8 @@ def test_samples_needed_are_those_at_the_best_temperature_of_each_arm():
     assert found.arm.tolist() == ["spread 16", "spread 1", "spread 0"]
     assert found.samples.tolist() == ["1", "69", "never"]
     assert found.temperature[:2].tolist() == [0.5, 1.0]
-    assert [words.split()[0] for words in found["found in 50"]] == ["1.00", "0.00", "0.00"]
-    assert [words.split()[0] for words in found["found in 100"]] == ["1.00", "1.00", "0.00"]
+    assert [words.split()[0] for words in found["in 50"]] == ["1.00", "0.00", "0.00"]
+    assert [words.split()[0] for words in found["in 100"]] == ["1.00", "1.00", "0.00"]
     assert extraction.likeliest(probabilities()) == 1.0
 
 
@@ -169,11 +169,9 @@ def test_temperature_is_chosen_in_one_half_of_the_blocks_and_judged_in_the_other
     chosen = found.drop_duplicates("block").set_index("block").temperature
     assert set(chosen[chosen.index % 4 == 1]) == {"temperature 0.3"}  # chosen by the others
     assert set(chosen[chosen.index % 4 == 3]) == {"temperature 1"}
-    assert found.groupby("method").size().to_dict() == dict.fromkeys(
-        ("perturbation", "sampling", "sampling less perturbation"), 96
-    )
+    assert found.groupby("method").size().to_dict() == dict.fromkeys(("perturbation", "sampling", "difference"), 96)
     wide = found.pivot(index="index", columns="method", values="gain")
-    np.testing.assert_allclose(wide["sampling less perturbation"], wide["sampling"] - wide["perturbation"])
+    np.testing.assert_allclose(wide["difference"], wide["sampling"] - wide["perturbation"])
     one = found[(found.method == "sampling") & (found["index"] == 16_003)]
     here = better[(better["index"] == 16_003) & (better.method == "temperature 1")]
     assert one.gain.item() == here.gain.item()
@@ -202,7 +200,7 @@ def test_choosing_elsewhere_does_not_flatter_where_all_temperatures_are_alike():
         table["gain"] = np.random.default_rng(seed).normal(size=len(table))
         table["kl_ld"] = 60 - table.gain
         between = extraction.beyond_twins(extraction.chosen_apart(table), "gain", "method")
-        lines = between[(between.method == "sampling less perturbation") & (between.arm != "A/A")]
+        lines = between[(between.method == "difference") & (between.arm != "A/A")]
         excluded += [*((lines.low > 0) | (lines.high < 0))]
     assert np.mean(excluded) <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / len(excluded))
 
