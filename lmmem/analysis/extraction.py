@@ -154,15 +154,15 @@ def samples_needed(exact: pd.DataFrame, p: float = OFTEN, budgets: Sequence[int]
 
     Returns
     -------
-    One line an arm, by the median: arm, n (passages), temperature, samples (median least number, in words), and for
-    each budget the share that is found within it, with Clopper and Pearson's interval in words.
+    One line an arm, by the median: arm, n (passages), T (that temperature), samples (median least number, in words),
+    and for each budget the share that is found within it, with Clopper and Pearson's interval in words.
     """
     lines = []
     for arm, passages in exact.groupby("arm"):
         best = passages.groupby("temperature").log_prob.median().idxmax()
         log_prob = passages.log_prob[passages.temperature == best].to_numpy()
         needed = least_samples(log_prob, p)
-        line = {"arm": arm, "n": len(needed), "temperature": best, "median": float(np.median(log_prob))}
+        line = {"arm": arm, "n": len(needed), "T": best, "median": float(np.median(log_prob))}
         line["samples"] = _told_number(float(np.median(needed)))
         for budget in budgets:
             line[f"in {budget:,}"] = proportion(int((needed <= budget).sum()), len(needed)).brief()

@@ -114,7 +114,7 @@ def test_samples_needed_are_those_at_the_best_temperature_of_each_arm():
     found = extraction.samples_needed(probabilities(), budgets=[50, 100])
     assert found.arm.tolist() == ["spread 16", "spread 1", "spread 0"]
     assert found.samples.tolist() == ["1", "69", "never"]
-    assert found.temperature[:2].tolist() == [0.5, 1.0]
+    assert found["T"][:2].tolist() == [0.5, 1.0]
     assert [words.split()[0] for words in found["in 50"]] == ["1.00", "0.00", "0.00"]
     assert [words.split()[0] for words in found["in 100"]] == ["1.00", "1.00", "0.00"]
     assert extraction.likeliest(probabilities()) == 1.0
