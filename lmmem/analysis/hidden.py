@@ -353,32 +353,39 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
 def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     """What noise, likelihood and relearning find and do not find, by the plan's rules, in words.
 
+    Parameters
+    ----------
+    found : as :func:`savings` gives it. areas : as :func:`tells` gives it.
+
     Returns
     -------
-    noise, likelihood, relearning : the kinds that each tells from its null (of hidden and erased, that treated
-    alike), in words; noise_not, likelihood_not, relearning_not : those that it does not.
+    noise, likelihood, relearning : the kinds that each finds beside its null (of hidden and erased, that treated
+    alike), those that it does not find, and those of which there is no verdict, in words.
 
     Raises
     ------
     ValueError : nothing was measured.
     """
     if areas.empty or found.empty:
-        raise ValueError("no derived organism was asked: make replicates")
+        raise ValueError("no derived organism was taught again and asked: make replicates")
     main = areas[areas.null != "untouched"]
     told: Numbers = {}
     for name, probe in {"noise": "noise, fresh half", "likelihood": "loss"}.items():
         lines = main[main.probe == probe]
-        told.update(_sorted(name, lines.kind[lines.verdict == "tells"], lines.kind[lines.verdict != "tells"]))
+        told[name] = _finds(lines.kind, lines.verdict == "tells", lines.verdict.str.contains("no verdict"))
     lines = found[found.null != "untouched"]
-    yes = lines.verdict.str.startswith("found")
-    told.update(_sorted("relearning", lines.kind[yes], lines.kind[~yes]))
-    return told
+    sides = lines.verdict.str.startswith("found"), lines.verdict.str.contains("no verdict")
+    return told | {"relearning": _finds(lines.kind, *sides)}
 
 
-def _sorted(name: str, yes: pd.Series, no: pd.Series) -> dict[str, str]:
+def _finds(kinds: pd.Series, yes: pd.Series, undecided: pd.Series) -> str:
     words = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
-    told = [", ".join(words.get(kind, f"the {kind}") for kind in ORDER if kind in set(kinds)) for kinds in (yes, no)]
-    return {name: told[0] or "none of them", f"{name}_not": told[1] or "none of them"}
+    parts = []
+    for head, which in (("finds", yes), ("does not find", ~yes & ~undecided), ("has no verdict on", undecided)):
+        there = [words.get(kind, f"the {kind}") for kind in ORDER if kind in set(kinds[which])]
+        if there:
+            parts.append(f"{head} {', '.join(there)}")
+    return "; it ".join(parts)
 
 
 def all_odds(relearned: pd.DataFrame) -> Numbers:

@@ -162,10 +162,9 @@ def test_what_each_finds_is_told_in_words():
     areas = hidden.tells(asked({"loss": 2.0, "noise, fresh half": 0.0}))
     told = hidden.quotable(hidden.savings(treated(), permutations=99), areas)
     assert told == {
-        "noise": "none of them",
-        "noise_not": "the hidden",
-        "likelihood": "the hidden",
-        "likelihood_not": "none of them",
-        "relearning": "the hidden",
-        "relearning_not": "none of them",
+        "noise": "does not find the hidden",
+        "likelihood": "finds the hidden",
+        "relearning": "finds the hidden",
     }
+    few = hidden.savings(treated().query("index < 12 or index >= 32"), permutations=99)
+    assert hidden.quotable(few, areas)["relearning"] == "has no verdict on the hidden"
