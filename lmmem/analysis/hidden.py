@@ -161,7 +161,14 @@ def _verdict(n: int, low: float, aa: Interval, equal_low: float) -> str:
 
 
 def told_savings(found: pd.DataFrame) -> pd.DataFrame:
-    """Savings as a table to read: intervals in one cell each."""
+    """Savings as a table to read: intervals in one cell each.
+
+    Raises
+    ------
+    ValueError : nothing was taught again.
+    """
+    if found.empty:
+        raise ValueError("no organism was taught again: make replicates")
     ends = {
         "tokens saved": ("estimate", "low", "high"),
         "presentations saved": ("presentations_saved", "presentations_low", "presentations_high"),
@@ -193,7 +200,7 @@ def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> p
     ValueError : no derived organism was measured.
     """
     lines = []
-    for kind, table in _kinds(relearned, every_way=True):
+    for kind, table in _kinds(relearned, every_way=True) if len(relearned) else []:
         twins = NULLS["treated alike"].format(kind)
         if not (table.arm == twins).any():
             continue
@@ -245,14 +252,21 @@ def _found_at(pair: pd.DataFrame, probe: str, twins: str) -> float:
     return detection.found_at(positive, negative).estimate if len(negative) >= 100 else np.nan
 
 
-def beside_others(areas: pd.DataFrame) -> pd.DataFrame:
+def beside_others(areas: pd.DataFrame, kinds: Sequence[str] = ORDER) -> pd.DataFrame:
     """Probes by kind and null, areas with their intervals as text; columns in the order of the kinds.
+
+    Raises
+    ------
+    ValueError : none of these kinds was asked.
 
     >>> areas = pd.DataFrame({"kind": ["once"], "null": ["unexposed"], "probe": ["loss"], "passes": [1]})
     >>> areas = areas.assign(estimate=0.7, low=0.6, high=0.8, n=40, verdict="tells")
     >>> beside_others(areas).iloc[0, 1]
     '0.70 (0.60 to 0.80) *'
     """
+    areas = areas[areas.kind.isin(kinds)] if len(areas) else areas
+    if areas.empty:
+        raise ValueError("no organism was asked by every probe: make replicates")
     marks = areas.verdict.map({"tells": " *", "reversed": " -"}).fillna("")
     cells = [Interval(*ends, n=0).brief(2) for ends in zip(areas.estimate, areas.low, areas.high, strict=True)]
     told = areas.assign(told=pd.Series(cells, index=areas.index) + marks)
