@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import DERIVED, ORGANISMS
+from lmmem.protocol import CONTINUATION, PROMPT
 from lmmem.storage import tables
 
 __all__ = ["NAMES", "derived_from", "measure", "measured", "taught_again"]
@@ -26,6 +28,7 @@ ONCE = {"spread": [0, 1]}
 Way = tuple[str, float]  # optimizer and learning rate
 USUAL: Way = ("adamw", 5e-4)
 WAYS = (USUAL, ("adamw", 2e-4), ("adamw", 1e-3), ("sgd", 0.1))  # sgd with momentum, at a rate of its own
+ALONE = "adamw, natural text alone"
 TWINS_EACH = 2  # of a passage that was met once, taught beside it
 EARLIEST = 0.08  # of training: exposures before it are left out (book/plan.md, "Estimands")
 KEPT = {
@@ -54,7 +57,8 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
 
     Yields
     ------
-    Of a derived organism, its group as the kind, for each optimizer and learning rate. Of others "forgotten" and
+    Of a derived organism, its group as the kind, for each optimizer and learning rate, and on natural text alone
+    (:func:`alone`). Of others "forgotten" and
     "once" at the last step, and "just after": the once-presented at the first checkpoint after their exposure, those
     of the first checkpoints left out (book/plan.md, "Estimands").
     """
@@ -64,6 +68,7 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
         sequences = study.sequences(recipe.taught)
         for way in WAYS:
             yield _told(study, sequences, recipe.group, seeds if way == USUAL else 1, way)
+        yield alone(study, sequences, recipe.group)
         return
     forgotten = study.arms_among(FORGOTTEN) or {}
     few = study.sequences(arms=FORGOTTEN if len(forgotten) > 1 else {"spread": [0], "q1": [16], "q2": [16]})
@@ -75,6 +80,13 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
     early = met["at"][(met.exposure_step <= EARLIEST * study.steps[-1]).fillna(False)]
     for step, sequences in met[~met["at"].isin(early)].groupby("at"):
         yield _told(study, sequences.drop(columns="at"), "just after", 1, step=int(str(step)))
+
+
+def alone(study: Study, sequences: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """As much natural text, and none of the passages: does learning on, alone, bring them back? By one seed."""
+    none = np.empty((0, PROMPT + CONTINUATION), dtype=np.int64)
+    found = study.relearned(sequences, instead=none, presentations=8)
+    return found.assign(kind=kind, optimizer=ALONE, learning_rate=USUAL[1])
 
 
 def _told(

@@ -136,8 +136,9 @@ def test_what_is_kept_tells_kinds_and_ways_apart(folder):
         HIDDEN: {"hidden"},
     }
     ways = kept[kept.organism == HIDDEN].groupby(["optimizer", "learning_rate"]).size()
-    assert len(ways) == len(relearning.WAYS)
-    assert ways.nunique() == 1
+    assert len(ways) == len(relearning.WAYS) + 1
+    assert ways[relearning.ALONE].nunique() == 1  # eight presentations of nothing
+    assert ways.drop(relearning.ALONE).nunique() == 1
     after = kept[kept.kind == "just after"]
     assert after.step.min() > 0.08 * 120
     assert set(after.arm) == {"spread 0", "spread 1"}
