@@ -25,7 +25,7 @@ RUNS = 3
 def sweep(name: str, n: int, draws: int, seed: int, scheduler: str) -> tuple[float, pd.DataFrame, list[float]]:
     """Seconds of a perturbation sweep, its table, and the seconds of each of its parts."""
     import lmmem
-    from lmmem.experiments.measurements import perturbation_table
+    from lmmem.experiments.disturbed import perturbation_table
     from lmmem.storage.files import cache_folder
     from lmmem.storage.tables import load
 

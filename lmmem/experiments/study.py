@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmmem.corpora.corpus import Corpus, training_data
-from lmmem.experiments import measurements, scores
+from lmmem.experiments import disturbed, extraction, measurements, measuring, scores, teaching
 from lmmem.experiments.sequences import (
     DEFAULT_PAIRS,
     WINDOW,
@@ -104,7 +104,7 @@ class Study:
         rows_per_step: int | None = None,
     ) -> None:
         info = MODELS[model]
-        measurements.check_whole("seed", seed, 0)
+        measuring.check_whole("seed", seed, 0)
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
         self.model, self.seed, self.scheduler = model, seed, scheduler
@@ -136,7 +136,7 @@ class Study:
     @functools.cached_property
     def device(self) -> str:
         """Where the model computes, asked once where it is measured."""
-        return self._device or on_worker(self.scheduler, measurements.device_here)
+        return self._device or on_worker(self.scheduler, measuring.device_here)
 
     def __repr__(self) -> str:
         where = f" on {self.place}" if self.place else ""
@@ -471,11 +471,11 @@ class Study:
         Returns
         -------
         The lines of `sequences`, for each draw, with the columns of
-        :func:`lmmem.experiments.measurements.perturbation_table`.
+        :func:`lmmem.experiments.disturbed.perturbation_table`.
         """
         options = {"draws": draws, "seed": self.seed, "unit": unit, "only": only, "keep_tokens": keep_tokens}
         found = [
-            self._measured(measurements.perturbation_table, sequences, steps, sigma=one, **options)
+            self._measured(disturbed.perturbation_table, sequences, steps, sigma=one, **options)
             for one in _several(self.sigma if sigma is None else sigma)
         ]
         return pd.concat(found, ignore_index=True)
@@ -508,12 +508,12 @@ class Study:
         where |= {"draws": draws, "seed": self.seed, "unit": unit, "only": only}
         found = []
         for one in _several(sigma):
-            noisy = measurements.disturbed_likelihood_table(*asked, sigma=one, **where)
+            noisy = disturbed.disturbed_likelihood_table(*asked, sigma=one, **where)
             found.append(noisy)
             self._record(noisy)
         undisturbed = before.cross_entropy.mean()
         table = pd.concat(found, ignore_index=True)
-        kinds = [kind for kind in measurements.KIND_OF_NOISE if kind in table]
+        kinds = [kind for kind in disturbed.KIND_OF_NOISE if kind in table]
         costs = table.groupby([*kinds, "draw"], sort=False).cross_entropy.mean().sub(undisturbed).rename("cost")
         return costs.reset_index().assign(undisturbed=undisturbed, n=len(index))
 
@@ -556,7 +556,7 @@ class Study:
         >>> Study("pocket-mini").parts(1)
         ['layer 0', 'embeddings', 'attention', 'MLP', 'norms']
         """
-        every = measurements.parts(self.model, self.corpus, self.step, scheduler=self.scheduler)
+        every = disturbed.parts(self.model, self.corpus, self.step, scheduler=self.scheduler)
         deep = [part for part in every if part.startswith("layer ")]
         places = np.unique(np.linspace(0, len(deep) - 1, min(layers, len(deep))).round().astype(int))
         return [*(deep[place] for place in places), *(part for part in every if part not in deep)]
@@ -571,10 +571,10 @@ class Study:
 
         Returns
         -------
-        As :func:`lmmem.experiments.measurements.resemblance_table` says.
+        As :func:`lmmem.experiments.disturbed.resemblance_table` says.
         """
         options = self._where() | {"draws": draws, "seed": self.seed}
-        found = measurements.resemblance_table(self.model, self.corpus, self.step, steps, **options)
+        found = disturbed.resemblance_table(self.model, self.corpus, self.step, steps, **options)
         self._record(found)
         return found
 
@@ -627,13 +627,13 @@ class Study:
         Returns
         -------
         The lines of `sequences`, for each seed and presentation, with the columns of
-        :func:`lmmem.experiments.measurements.relearning_table`, which reads float16 weights in float32.
+        :func:`lmmem.experiments.teaching.relearning_table`, which reads float16 weights in float32.
 
         Raises
         ------
         ValueError : as that function, or no natural text of the training data is left beside these sequences.
         """
-        measurements.check_whole("seeds", seeds, 1)
+        measuring.check_whole("seeds", seeds, 1)
         options = {"presentations": presentations, "optimizer": optimizer, "learning_rate": learning_rate}
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
         if self.dtype == "float16":
@@ -641,7 +641,7 @@ class Study:
         natural = self._natural_rows(
             sequences, min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
         )
-        return self._measured(measurements.relearning_table, sequences, steps, natural=natural, **options)
+        return self._measured(teaching.relearning_table, sequences, steps, natural=natural, **options)
 
     def _natural_rows(self, sequences: pd.DataFrame, step: int) -> np.ndarray:
         """Rows of natural text (m, 96) that the model has met: of an organism no canaries, else those that follow."""
@@ -658,9 +658,9 @@ class Study:
                 else index[np.asarray(corpus.exposure_step(index)) <= self.met(sequences)[1]].max() + 1
             )
             rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), index)
-        if len(rows) < measurements.TAUGHT_A_STEP:
+        if len(rows) < teaching.TAUGHT_A_STEP:
             raise ValueError(
-                f"{len(rows)} rows of natural text are left beside these sequences, and {measurements.TAUGHT_A_STEP} "
+                f"{len(rows)} rows of natural text are left beside these sequences, and {teaching.TAUGHT_A_STEP} "
                 "are needed: leave some of the training data"
             )
         return corpus[rows][:, : PROMPT + CONTINUATION]
@@ -686,10 +686,10 @@ class Study:
         Returns
         -------
         The lines of `sequences`, for each temperature, with the columns of
-        :func:`lmmem.experiments.measurements.extraction_table`.
+        :func:`lmmem.experiments.extraction.extraction_table`.
         """
         options = {"temperatures": temperatures, "top_k": top_k, "keep_tokens": keep_tokens}
-        return self._measured(measurements.extraction_table, sequences, steps, **options)
+        return self._measured(extraction.extraction_table, sequences, steps, **options)
 
     def near_verbatim(
         self,
@@ -711,10 +711,10 @@ class Study:
         Returns
         -------
         The lines of `sequences`, for each distance from 0 on, with the columns of
-        :func:`lmmem.experiments.measurements.near_verbatim_table`.
+        :func:`lmmem.experiments.extraction.near_verbatim_table`.
         """
         options = {"distance": distance, "temperature": temperature, "top_k": top_k, "beams": beams}
-        return self._measured(measurements.near_verbatim_table, sequences, steps, **options)
+        return self._measured(extraction.near_verbatim_table, sequences, steps, **options)
 
     def hinted(
         self,

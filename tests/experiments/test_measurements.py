@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lmmem
-from lmmem.experiments import measurements as experiments
+from lmmem.experiments import disturbed, extraction, measurements, measuring
 from lmmem.inference.extraction import extraction_log_probs, near_verbatim_log_mass
 from lmmem.inference.rounding import rounded
 from lmmem.inference.scoring import score_tokens
@@ -42,7 +42,7 @@ def test_kl_ld_is_the_distance_of_the_greedy_continuation(mini, cut):
 
 def test_greedy_table_is_what_the_model_says(mini, mini_corpus, cut):
     prompts, truth = cut
-    table = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    table = measurements.greedy_table(NAME, mini_corpus, INDEX)
     np.testing.assert_array_equal(table["index"], INDEX)
     np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, prompts, truth))
     np.testing.assert_array_equal(table.matched_prefix, lmmem.matched_prefix(lmmem.greedy(mini, prompts), truth))
@@ -52,7 +52,7 @@ def test_greedy_table_is_what_the_model_says(mini, mini_corpus, cut):
 
 
 def test_likelihood_table_is_the_truth_scored_without_decoding(mini, mini_corpus, cut):
-    table = experiments.likelihood_table(NAME, mini_corpus, INDEX, keep_tokens=True)
+    table = measurements.likelihood_table(NAME, mini_corpus, INDEX, keep_tokens=True)
     np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, *cut), rtol=1e-5)
     scores = score_tokens(mini, *cut)
     kept = ("log_probs", "entropies", "spreads", "ranks")
@@ -62,18 +62,18 @@ def test_likelihood_table_is_the_truth_scored_without_decoding(mini, mini_corpus
     np.testing.assert_allclose(np.stack([*table.prompt_log_probs]), of_prompt, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(table.entropy, scores.entropy.mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(table["rank"], scores.rank.mean(axis=1))
-    assert "ranks" not in experiments.likelihood_table(NAME, mini_corpus, INDEX)
-    assert set(experiments.likelihood_table(NAME, mini_corpus, INDEX, [6, 120]).step) == {6, 120}
+    assert "ranks" not in measurements.likelihood_table(NAME, mini_corpus, INDEX)
+    assert set(measurements.likelihood_table(NAME, mini_corpus, INDEX, [6, 120]).step) == {6, 120}
 
 
 def test_steps_are_measured_apart(mini_corpus):
-    early = experiments.greedy_table(NAME, mini_corpus, INDEX, 6)
+    early = measurements.greedy_table(NAME, mini_corpus, INDEX, 6)
     assert set(early.step) == {6}
-    assert (early.cross_entropy > experiments.greedy_table(NAME, mini_corpus, INDEX).cross_entropy).all()
+    assert (early.cross_entropy > measurements.greedy_table(NAME, mini_corpus, INDEX).cross_entropy).all()
 
 
 def test_perturbation_table_is_each_draw_by_hand(mini, mini_corpus, cut):
-    table = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
+    table = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
     assert len(table) == 12 * len(INDEX)
     for draw in (0, 9, 11):
         with lmmem.perturbed(mini, 0.05, seed=3, draw=draw):
@@ -88,8 +88,8 @@ def test_halves_of_a_continuation_are_measured_apart(mini, mini_corpus, cut):
     truth = cut[1]
     options = {"keep_tokens": True}
     for table, draws in (
-        (experiments.greedy_table(NAME, mini_corpus, INDEX, **options), 1),
-        (experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
+        (measurements.greedy_table(NAME, mini_corpus, INDEX, **options), 1),
+        (disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
     ):
         said, true = np.stack([*table.said]), np.tile(truth, (draws, 1))
         np.testing.assert_array_equal(table.kl_first, lmmem.levenshtein(said[:, :32], true[:, :32]))
@@ -99,10 +99,10 @@ def test_halves_of_a_continuation_are_measured_apart(mini, mini_corpus, cut):
 
 
 def test_noise_of_another_kind_is_that_by_hand_and_named(mini, mini_corpus, cut):
-    usual = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=2, seed=3)
+    usual = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=2, seed=3)
     assert not {"unit", "only"} & {*usual.columns, *usual.attrs["provenance"]}
     for kind in ({"unit": "tensor"}, {"only": "attention"}, {"unit": "tensor", "only": "mlp"}):
-        table = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.2, draws=2, seed=3, **kind)
+        table = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.2, draws=2, seed=3, **kind)
         assert {name: set(table[name]) for name in kind} == {name: {value} for name, value in kind.items()}
         assert not {"unit", "only"} - {*kind} & {*table.columns}
         with lmmem.perturbed(mini, 0.2, seed=3, draw=1, **kind):
@@ -111,21 +111,21 @@ def test_noise_of_another_kind_is_that_by_hand_and_named(mini, mini_corpus, cut)
 
 
 def test_rounded_weights_are_measured_as_by_hand_and_named(mini, mini_corpus, cut):
-    table = experiments.greedy_table(NAME, mini_corpus, INDEX, rounding="int4")
+    table = measurements.greedy_table(NAME, mini_corpus, INDEX, rounding="int4")
     with rounded(mini, "int4"):
         np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, *cut))
         np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, *cut), rtol=1e-5)
-    exact = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    exact = measurements.greedy_table(NAME, mini_corpus, INDEX)
     assert (exact.cross_entropy != table.cross_entropy).all()
     assert set(table.rounding) == {"int4"}
     assert "rounding" not in exact
     with pytest.raises(ValueError, match="rounding='int2': give one of float16, int8, int4"):
-        experiments.greedy_table(NAME, mini_corpus, INDEX, rounding="int2")
+        measurements.greedy_table(NAME, mini_corpus, INDEX, rounding="int2")
 
 
 def test_likelihood_under_noise_is_that_of_the_same_draws(mini, mini_corpus, cut):
     options = {"sigma": 0.05, "draws": 2, "seed": 3, "only": "attention"}
-    table = experiments.disturbed_likelihood_table(NAME, mini_corpus, INDEX, **options)
+    table = disturbed.disturbed_likelihood_table(NAME, mini_corpus, INDEX, **options)
     assert (set(table.only), set(table.sigma), len(table)) == ({"attention"}, {0.05}, 2 * len(INDEX))
     for draw in (0, 1):
         with lmmem.perturbed(mini, 0.05, seed=3, draw=draw, only="attention"):
@@ -134,7 +134,7 @@ def test_likelihood_under_noise_is_that_of_the_same_draws(mini, mini_corpus, cut
 
 
 def test_noise_is_held_against_the_change_between_steps(mini, mini_corpus):
-    table = experiments.resemblance_table(NAME, mini_corpus, 120, [60, 6], draws=3, seed=3)
+    table = disturbed.resemblance_table(NAME, mini_corpus, 120, [60, 6], draws=3, seed=3)
     there = dict(lmmem.load_model(NAME, 60).named_parameters())
     change = torch.cat([(there[name] - here).detach().double().flatten() for name, here in mini.named_parameters()])
     clean = torch.cat([p.detach().double().flatten() for p in mini.parameters()])
@@ -146,15 +146,15 @@ def test_noise_is_held_against_the_change_between_steps(mini, mini_corpus):
         np.testing.assert_allclose(found.cosine, [expected], atol=1e-5)
     assert table.change.unique().tolist() == ["to step 60", "to step 6", "at random"]
     assert set(table.weights) == {len(clean)}
-    alone = experiments.resemblance_table(NAME, mini_corpus, 120, [], draws=3, seed=3)
+    alone = disturbed.resemblance_table(NAME, mini_corpus, 120, [], draws=3, seed=3)
     np.testing.assert_allclose(alone.cosine, table.cosine[table.change == "at random"])
     with pytest.raises(ValueError, match=r"others=\[120\]: give steps that differ from step 120 itself"):
-        experiments.resemblance_table(NAME, mini_corpus, 120, [120])
+        disturbed.resemblance_table(NAME, mini_corpus, 120, [120])
 
 
 def test_more_draws_keep_the_first_ones(mini_corpus):
-    few = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
-    more = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=20, seed=3)
+    few = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=12, seed=3)
+    more = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=20, seed=3)
     pd.testing.assert_frame_equal(few, more[more.draw < 12].reset_index(drop=True))
 
 
@@ -162,21 +162,22 @@ def test_interrupted_draws_go_on_from_the_last_whole_part(mini_corpus):
     settings = {"index": INDEX, "sigma": 0.05, "draws": 20, "seed": 8}
     folder = cache_folder() / "results" / "perturbation"
     before = set(folder.rglob("*.parquet"))
-    whole = experiments.perturbation_table(NAME, mini_corpus, **settings)
+    whole = disturbed.perturbation_table(NAME, mini_corpus, **settings)
     first, second = sorted(set(folder.rglob("*.parquet")) - before, key=lambda path: path.stat().st_mtime_ns)
     kept = first.stat().st_mtime_ns
     second.write_bytes(second.read_bytes()[:100])
     with pytest.warns(UserWarning, match=f"{second.name} is damaged"):
-        again = experiments.perturbation_table(NAME, mini_corpus, **settings)
+        again = disturbed.perturbation_table(NAME, mini_corpus, **settings)
     pd.testing.assert_frame_equal(again, whole)
     assert first.stat().st_mtime_ns == kept
     assert second.stat().st_size > 100
 
 
 def test_blocks_of_sequences_change_nothing(mini_corpus, monkeypatch):
-    whole = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
-    monkeypatch.setattr(experiments, "SEQUENCES_PER_PART", 2)
-    parts = experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
+    whole = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
+    for module in (measuring, disturbed):
+        monkeypatch.setattr(module, "SEQUENCES_PER_PART", 2)
+    parts = disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, seed=9)
     key = ["draw", "index"]
     pd.testing.assert_frame_equal(
         parts.sort_values(key, ignore_index=True), whole.sort_values(key, ignore_index=True), check_like=False
@@ -184,30 +185,30 @@ def test_blocks_of_sequences_change_nothing(mini_corpus, monkeypatch):
 
 
 def test_other_tokens_under_one_index_are_measured_apart(mini_corpus):
-    ours = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    ours = measurements.greedy_table(NAME, mini_corpus, INDEX)
     turned = dataclasses.replace(mini_corpus, rows=np.asarray(mini_corpus.rows)[::-1])
-    theirs = experiments.greedy_table(NAME, turned, INDEX)
+    theirs = measurements.greedy_table(NAME, turned, INDEX)
     assert (ours.cross_entropy != theirs.cross_entropy).all()
 
 
 def test_no_sequences_give_an_empty_table(mini_corpus):
-    table = experiments.greedy_table(NAME, mini_corpus, [])
+    table = measurements.greedy_table(NAME, mini_corpus, [])
     assert len(table) == 0
-    assert list(table.columns) == list(experiments.greedy_table(NAME, mini_corpus, INDEX).columns)
+    assert list(table.columns) == list(measurements.greedy_table(NAME, mini_corpus, INDEX).columns)
 
 
 def test_sequence_outside_the_corpus_is_refused(mini_corpus):
     with pytest.raises(IndexError, match="outside the corpus"):
-        experiments.greedy_table(NAME, mini_corpus, [len(mini_corpus)])
+        measurements.greedy_table(NAME, mini_corpus, [len(mini_corpus)])
 
 
 def test_fraction_is_no_row_number(mini_corpus):
     with pytest.raises(TypeError, match="whole number"):
-        experiments.greedy_table(NAME, mini_corpus, [0.5])
+        measurements.greedy_table(NAME, mini_corpus, [0.5])
 
 
 def test_default_sigma_is_the_model_s(mini_corpus):
-    table = experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=1)
+    table = disturbed.perturbation_table(NAME, mini_corpus, INDEX, draws=1)
     assert set(table.sigma) == {lmmem.MODELS[NAME].sigma}
 
 
@@ -229,11 +230,11 @@ def test_default_sigma_is_the_model_s(mini_corpus):
 )
 def test_impossible_perturbations_are_refused(mini_corpus, settings, message):
     with pytest.raises(ValueError, match=message):
-        experiments.perturbation_table(NAME, mini_corpus, INDEX, **settings)
+        disturbed.perturbation_table(NAME, mini_corpus, INDEX, **settings)
 
 
 def test_temperature_table_is_each_sample_by_hand(mini, mini_corpus, cut):
-    table = experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.5, 1.0], samples=4, seed=2)
+    table = measurements.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.5, 1.0], samples=4, seed=2)
     assert len(table) == 2 * 4 * len(INDEX)
     prompts, truth = cut
     said = lmmem.sample(mini, prompts, 0.5, 4, seed=2)
@@ -244,38 +245,38 @@ def test_temperature_table_is_each_sample_by_hand(mini, mini_corpus, cut):
 
 def test_several_samples_at_temperature_zero_are_refused(mini_corpus):
     with pytest.raises(ValueError, match="at temperature 0 all 4 samples are equal"):
-        experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0], samples=4)
+        measurements.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0], samples=4)
 
 
 def test_one_model_is_held_at_a_time_and_not_loaded_twice(mini_corpus, monkeypatch):
     loads = []
-    load = experiments.load_mean
-    monkeypatch.setattr(experiments, "load_mean", lambda *given: loads.extend(given[1]) or load(*given))
-    experiments._held.clear()
-    experiments.greedy_table(NAME, mini_corpus, [11, 12], 6)
-    experiments.perturbation_table(NAME, mini_corpus, [11, 12], 6, draws=2, seed=77)
+    load = measuring.load_mean
+    monkeypatch.setattr(measuring, "load_mean", lambda *given: loads.extend(given[1]) or load(*given))
+    measuring.held.clear()
+    measurements.greedy_table(NAME, mini_corpus, [11, 12], 6)
+    disturbed.perturbation_table(NAME, mini_corpus, [11, 12], 6, draws=2, seed=77)
     assert loads == [6]
-    experiments.greedy_table(NAME, mini_corpus, [11, 12], 12)
+    measurements.greedy_table(NAME, mini_corpus, [11, 12], 12)
     assert loads == [6, 12]
-    assert len(experiments._held) == 1
+    assert len(measuring.held) == 1
 
 
 def test_tokens_that_are_kept_are_those_whose_distance_is_measured(mini_corpus):
     truth = lmmem.split(mini_corpus[INDEX])[1]
     options = {"keep_tokens": True}
     for table, tries in (
-        (experiments.greedy_table(NAME, mini_corpus, INDEX, **options), 1),
-        (experiments.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
-        (experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.8], samples=3, **options), 3),
+        (measurements.greedy_table(NAME, mini_corpus, INDEX, **options), 1),
+        (disturbed.perturbation_table(NAME, mini_corpus, INDEX, sigma=0.05, draws=3, **options), 3),
+        (measurements.temperature_table(NAME, mini_corpus, INDEX, temperatures=[0.8], samples=3, **options), 3),
     ):
         said = np.stack([*table.said])
         assert said.shape == (tries * len(INDEX), 64)
         np.testing.assert_array_equal(lmmem.levenshtein(said, np.tile(truth, (tries, 1))), table.kl_ld)
-    again = experiments.greedy_table(NAME, mini_corpus, INDEX, **options)  # from disk
+    again = measurements.greedy_table(NAME, mini_corpus, INDEX, **options)  # from disk
     np.testing.assert_array_equal(
         np.stack([*again.said]), lmmem.greedy(lmmem.load_model(NAME), mini_corpus[INDEX][:, :32])
     )
-    assert "said" not in experiments.greedy_table(NAME, mini_corpus, INDEX)
+    assert "said" not in measurements.greedy_table(NAME, mini_corpus, INDEX)
 
 
 def test_worker_takes_the_model_that_it_is_sent_whatever_it_knows_by_that_name(mini_corpus, tmp_path, monkeypatch):
@@ -292,61 +293,61 @@ def test_worker_takes_the_model_that_it_is_sent_whatever_it_knows_by_that_name(m
     settings["device"] = "cpu"
     monkeypatch.chdir(tmp_path / "there")
     monkeypatch.setattr(MODELS, "_models", known)
-    found = experiments._greedy_part(info, settings, np.array(INDEX), tokens)
-    np.testing.assert_array_equal(found.kl_ld, experiments.greedy_table(NAME, mini_corpus, INDEX, 6).kl_ld)
+    found = measurements._greedy_part(info, settings, np.array(INDEX), tokens)
+    np.testing.assert_array_equal(found.kl_ld, measurements.greedy_table(NAME, mini_corpus, INDEX, 6).kl_ld)
     other = dataclasses.replace(info, place=str(tmp_path / "there" / "w"))
     with pytest.raises(BadInputError, match=r"the weights of mine.toml at step 6 differ between machines"):
-        experiments._held.clear()
-        experiments._greedy_part(other, settings, np.array(INDEX), tokens)
+        measuring.held.clear()
+        measurements._greedy_part(other, settings, np.array(INDEX), tokens)
 
 
 def test_temperatures_asked_for_apart_and_together_are_complete_tables(mini_corpus):
     for temperatures in ([0.31], [0.61], [0.31, 0.91]):
-        experiments.temperature_table(NAME, mini_corpus, INDEX, temperatures=temperatures, samples=2, seed=41)
+        measurements.temperature_table(NAME, mini_corpus, INDEX, temperatures=temperatures, samples=2, seed=41)
     listed = tables().query("kind == 'temperature' and rows == 6")
     assert len(listed) >= 3
     assert set(listed.complete) == {1.0}
 
 
 def test_more_sequences_are_said_to_take_longer(mini_corpus, monkeypatch):
-    monkeypatch.setattr(experiments, "_seconds_each", lambda info, settings, tokens, samples: 0.5)
-    monkeypatch.setattr(experiments, "TIMED", 2)
-    assert experiments.seconds_each(NAME, mini_corpus, [3, 5]) == 0.5
-    assert experiments.seconds_each(NAME, mini_corpus, [3, 5, 7, 9]) == 1.0
-    assert experiments.seconds_each(NAME, mini_corpus, []) == 0.0
+    monkeypatch.setattr(measurements, "_seconds_each", lambda info, settings, tokens, samples: 0.5)
+    monkeypatch.setattr(measurements, "TIMED", 2)
+    assert measurements.seconds_each(NAME, mini_corpus, [3, 5]) == 0.5
+    assert measurements.seconds_each(NAME, mini_corpus, [3, 5, 7, 9]) == 1.0
+    assert measurements.seconds_each(NAME, mini_corpus, []) == 0.0
     assert (
-        experiments.seconds_each(NAME, mini_corpus, [3, 5, 7, 9], samples=2) == 1.0
+        measurements.seconds_each(NAME, mini_corpus, [3, 5, 7, 9], samples=2) == 1.0
     )  # one sequence, two of its samples
 
 
 def test_sequences_that_no_model_of_this_length_can_read_end_a_sweep_at_once(mini_corpus):
     beyond = dataclasses.replace(mini_corpus, rows=np.full((4, 96), 60_000), vocabulary=None)
     with pytest.raises(BadInputError, match=r"sequences hold ids 60000 .. 60000; the vocabulary is 0 .. 511"):
-        experiments.greedy_table(NAME, beyond, [0, 1])
+        measurements.greedy_table(NAME, beyond, [0, 1])
 
 
 def test_steps_of_one_sweep_are_those_measured_apart(mini_corpus):
     options = {"sigma": 0.02, "draws": 3, "seed": 8}
-    both = experiments.perturbation_table(NAME, mini_corpus, INDEX, [12, 6], **options)
-    apart = [experiments.perturbation_table(NAME, mini_corpus, INDEX, step, **options) for step in (12, 6)]
+    both = disturbed.perturbation_table(NAME, mini_corpus, INDEX, [12, 6], **options)
+    apart = [disturbed.perturbation_table(NAME, mini_corpus, INDEX, step, **options) for step in (12, 6)]
     pd.testing.assert_frame_equal(both, pd.concat(apart, ignore_index=True))
     assert both.attrs["provenance"]["steps"] == [6, 12]
-    greedy = experiments.greedy_table(NAME, mini_corpus, INDEX, [12, 6])
+    greedy = measurements.greedy_table(NAME, mini_corpus, INDEX, [12, 6])
     assert greedy.step.tolist() == [12] * 3 + [6] * 3
-    sampled = experiments.temperature_table(NAME, mini_corpus, INDEX, [12, 6], temperatures=[0.5], samples=2)
+    sampled = measurements.temperature_table(NAME, mini_corpus, INDEX, [12, 6], temperatures=[0.5], samples=2)
     assert sampled.step.tolist() == [12] * 6 + [6] * 6
 
 
 @pytest.mark.parametrize("step", [[], [6, 6]])
 def test_steps_that_are_none_or_the_same_are_refused(mini_corpus, step):
     with pytest.raises(ValueError, match="give a step, or several that differ"):
-        experiments.greedy_table(NAME, mini_corpus, INDEX, step)
+        measurements.greedy_table(NAME, mini_corpus, INDEX, step)
 
 
 def test_blocks_of_samples_differ_and_are_drawn_by_their_first_row(mini, mini_corpus, monkeypatch):
-    monkeypatch.setattr(experiments, "SAMPLED_PER_PART", 2)
+    monkeypatch.setattr(measurements, "SAMPLED_PER_PART", 2)
     index = [3, 5, 3]
-    table = experiments.temperature_table(NAME, mini_corpus, index, temperatures=[1.0], samples=9, seed=2)
+    table = measurements.temperature_table(NAME, mini_corpus, index, temperatures=[1.0], samples=9, seed=2)
     prompts, truth = lmmem.split(mini_corpus[index])
     blocks = [lmmem.sample(mini, prompts[rows], 1.0, 9, [2, rows.start]) for rows in (slice(0, 2), slice(2, 3))]
     assert (blocks[0][:, 0] != blocks[1][:, 0]).any()
@@ -362,18 +363,18 @@ ODD = st.one_of(
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
 )
 MEASURES = {
-    "perturbation_table": {"sigma": 0.01, "draws": 1, "seed": 0},
-    "temperature_table": {"temperatures": [0.5], "samples": 1, "seed": 0},
+    disturbed.perturbation_table: {"sigma": 0.01, "draws": 1, "seed": 0},
+    measurements.temperature_table: {"temperatures": [0.5], "samples": 1, "seed": 0},
 }
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(measure=st.sampled_from(sorted(MEASURES)), data=st.data())
+@given(measure=st.sampled_from([*MEASURES]), data=st.data())
 def test_odd_parameters_are_named_or_measured(mini_corpus, measure, data):
     name = data.draw(st.sampled_from(sorted(MEASURES[measure])))
     value = data.draw(ODD)
     try:
-        table = getattr(experiments, measure)(NAME, mini_corpus, [3], **MEASURES[measure] | {name: value})
+        table = measure(NAME, mini_corpus, [3], **MEASURES[measure] | {name: value})
     except ValueError as error:
         assert str(error).startswith(f"{name}=")
         assert ": give " in str(error)
@@ -386,7 +387,7 @@ def test_odd_parameters_are_named_or_measured(mini_corpus, measure, data):
 def test_draws_that_fill_no_block_do_not_lie_beside_those_that_do(mini_corpus):
     options = {"sigma": 0.03, "seed": 9, "collect": False}
     files = {
-        draws: experiments.perturbation_table(NAME, mini_corpus, INDEX, draws=draws, **options).file
+        draws: disturbed.perturbation_table(NAME, mini_corpus, INDEX, draws=draws, **options).file
         for draws in (10, 12, 20)
     }
     folders = {draws: {Path(file).parent for file in found} for draws, found in files.items()}
@@ -399,64 +400,64 @@ def test_draws_that_fill_no_block_do_not_lie_beside_those_that_do(mini_corpus):
 
 
 def test_interruption_never_leaves_a_disturbed_model_behind(mini_corpus, monkeypatch):
-    expected = experiments.greedy_table(NAME, mini_corpus, [7, 8, 9])
+    expected = measurements.greedy_table(NAME, mini_corpus, [7, 8, 9])
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.decoding, "greedy", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(measurements.decoding, "greedy", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            experiments.perturbation_table(NAME, mini_corpus, [7, 8, 9], draws=10, sigma=0.07)
-    assert not experiments._held
-    again = experiments.greedy_table(NAME, mini_corpus, [9, 8, 7])
+            disturbed.perturbation_table(NAME, mini_corpus, [7, 8, 9], draws=10, sigma=0.07)
+    assert not measuring.held
+    again = measurements.greedy_table(NAME, mini_corpus, [9, 8, 7])
     np.testing.assert_array_equal(again.kl_ld, expected.kl_ld[::-1])
 
 
 def test_table_that_is_not_collected_lies_in_the_files_it_names(mini_corpus):
     options = {"sigma": 0.03, "draws": 12, "seed": 4}
-    files = experiments.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options, collect=False)
+    files = disturbed.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options, collect=False)
     assert files.step.tolist() == [6, 6, 12, 12]
     assert files.rows.tolist() == [30, 6, 30, 6]
-    expected = experiments.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options)
+    expected = disturbed.perturbation_table(NAME, mini_corpus, INDEX, [6, 12], **options)
     found = pd.concat([pd.read_parquet(file) for file in files.file], ignore_index=True)
     pd.testing.assert_frame_equal(found, expected)
 
 
 def test_workers_are_sent_no_more_of_a_row_than_is_asked_about(mini, mini_corpus, cut):
     rows = np.pad(np.asarray(mini_corpus.rows), [(0, 0), (0, 40)])  # longer, as Pythia's are
-    table = experiments.greedy_table(NAME, dataclasses.replace(mini_corpus, rows=rows), INDEX)
+    table = measurements.greedy_table(NAME, dataclasses.replace(mini_corpus, rows=rows), INDEX)
     np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(mini, *cut))
-    assert experiments._heads(dataclasses.replace(mini_corpus, rows=rows), INDEX).shape == (3, 96)
+    assert measuring.heads(dataclasses.replace(mini_corpus, rows=rows), INDEX).shape == (3, 96)
 
 
 def test_mean_of_steps_is_measured_as_a_model_of_its_own(mini_corpus, cut):
-    table = experiments.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120, 60])
+    table = measurements.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120, 60])
     model = load_mean(NAME, [60, 120])
     np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(model, *cut), rtol=1e-5)
     np.testing.assert_array_equal(table.kl_ld, lmmem.kl_ld(model, *cut))
     assert set(table.step) == {120}
-    alone = experiments.greedy_table(NAME, mini_corpus, INDEX)
+    alone = measurements.greedy_table(NAME, mini_corpus, INDEX)
     assert not np.allclose(table.cross_entropy, alone.cross_entropy)
-    again = experiments.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120])
+    again = measurements.greedy_table(NAME, mini_corpus, INDEX, mean_of=[120])
     pd.testing.assert_frame_equal(again[alone.columns], alone)
 
 
 def test_extraction_table_is_each_temperature_by_hand(mini, mini_corpus, cut):
-    table = experiments.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0, 0.5], keep_tokens=True)
+    table = extraction.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0, 0.5], keep_tokens=True)
     expected = extraction_log_probs(mini, *cut, [1.0, 0.5])
     np.testing.assert_allclose(table.log_prob, expected.sum(axis=2).ravel())
     np.testing.assert_array_equal(table["index"], INDEX * 2)
     np.testing.assert_array_equal(table.temperature, np.repeat([1.0, 0.5], len(INDEX)))
     np.testing.assert_array_equal(np.stack([*table.log_probs]), expected.reshape(-1, 64))
     np.testing.assert_array_equal(np.stack([*table.truth]), np.tile(cut[1], (2, 1)))
-    plain = experiments.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0])
+    plain = extraction.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0])
     assert "truth" not in plain
-    loss = experiments.likelihood_table(NAME, mini_corpus, INDEX).cross_entropy
+    loss = measurements.likelihood_table(NAME, mini_corpus, INDEX).cross_entropy
     np.testing.assert_allclose(plain.log_prob, -64 * loss, rtol=1e-4)  # at temperature 1 it is the likelihood
-    greedy = experiments.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0], top_k=1)
+    greedy = extraction.extraction_table(NAME, mini_corpus, INDEX, temperatures=[1.0], top_k=1)
     assert set(greedy.log_prob) <= {0.0, -np.inf}
 
 
 def test_near_verbatim_table_is_the_search_by_hand_in_parts_of_any_size(mini, mini_corpus, cut, monkeypatch):
-    monkeypatch.setattr(experiments, "SEARCHED_PER_PART", 2)
-    table = experiments.near_verbatim_table(NAME, mini_corpus, INDEX, distance=2, temperature=0.5, beams=3)
+    monkeypatch.setattr(extraction, "SEARCHED_PER_PART", 2)
+    table = extraction.near_verbatim_table(NAME, mini_corpus, INDEX, distance=2, temperature=0.5, beams=3)
     expected = near_verbatim_log_mass(mini, *cut, 2, temperature=0.5, beams=3)
     np.testing.assert_allclose(table.log_prob, expected.ravel(), rtol=1e-4)
     np.testing.assert_array_equal(table["index"], np.repeat(INDEX, 3))
@@ -465,7 +466,7 @@ def test_near_verbatim_table_is_the_search_by_hand_in_parts_of_any_size(mini, mi
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 33), (0, 95), (24, 32), (40, 72)])
 def test_prompted_table_is_what_the_model_says_after_that_part_of_the_passage(mini, mini_corpus, start, stop):
-    table = experiments.prompted_table(NAME, mini_corpus, INDEX, start=start, stop=stop, keep_tokens=True)
+    table = measurements.prompted_table(NAME, mini_corpus, INDEX, start=start, stop=stop, keep_tokens=True)
     prompts, truth = mini_corpus[INDEX][:, start:stop], mini_corpus[INDEX][:, stop:96]
     said = lmmem.greedy(mini, prompts, 96 - stop)
     np.testing.assert_array_equal(np.stack([*table.said]), said)
@@ -476,7 +477,9 @@ def test_prompted_table_is_what_the_model_says_after_that_part_of_the_passage(mi
 
 
 def test_usual_prompt_gives_the_greedy_table(mini_corpus):
-    usual, greedy = (make(NAME, mini_corpus, INDEX) for make in (experiments.prompted_table, experiments.greedy_table))
+    usual, greedy = (
+        make(NAME, mini_corpus, INDEX) for make in (measurements.prompted_table, measurements.greedy_table)
+    )
     pd.testing.assert_frame_equal(
         usual[["index", "kl_ld", "cross_entropy"]], greedy[["index", "kl_ld", "cross_entropy"]]
     )
@@ -485,18 +488,18 @@ def test_usual_prompt_gives_the_greedy_table(mini_corpus):
 @pytest.mark.parametrize(
     ("measure", "settings", "message"),
     [
-        ("extraction", {"temperatures": [0.5, 0.0]}, "at temperature 0 sampling is greedy"),
-        ("extraction", {"temperatures": []}, "give a list"),
-        ("extraction", {"temperatures": [1.0], "top_k": 0}, "top_k=0"),
-        ("near_verbatim", {"distance": 65}, "no more than 64 tokens can differ"),
-        ("near_verbatim", {"distance": 0.5}, "distance=0.5"),
-        ("near_verbatim", {"distance": 1, "temperature": 0}, "at temperature 0 sampling is greedy"),
-        ("near_verbatim", {"distance": 1, "beams": 0}, "beams=0"),
-        ("prompted", {"start": 32}, "from token 32 up to token 32"),
-        ("prompted", {"stop": 96}, "up to token 96: of the 96 tokens"),
-        ("prompted", {"start": -1}, "start=-1"),
+        (extraction.extraction_table, {"temperatures": [0.5, 0.0]}, "at temperature 0 sampling is greedy"),
+        (extraction.extraction_table, {"temperatures": []}, "give a list"),
+        (extraction.extraction_table, {"temperatures": [1.0], "top_k": 0}, "top_k=0"),
+        (extraction.near_verbatim_table, {"distance": 65}, "no more than 64 tokens can differ"),
+        (extraction.near_verbatim_table, {"distance": 0.5}, "distance=0.5"),
+        (extraction.near_verbatim_table, {"distance": 1, "temperature": 0}, "at temperature 0 sampling is greedy"),
+        (extraction.near_verbatim_table, {"distance": 1, "beams": 0}, "beams=0"),
+        (measurements.prompted_table, {"start": 32}, "from token 32 up to token 32"),
+        (measurements.prompted_table, {"stop": 96}, "up to token 96: of the 96 tokens"),
+        (measurements.prompted_table, {"start": -1}, "start=-1"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_measured(mini_corpus, measure, settings, message):
     with pytest.raises(ValueError, match=message):
-        getattr(experiments, f"{measure}_table")(NAME, mini_corpus, INDEX, **settings)
+        measure(NAME, mini_corpus, INDEX, **settings)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lmmem
-from lmmem.experiments import measurements, relearning
+from lmmem.experiments import measurements, relearning, teaching
 from lmmem.pocket.recipe import DERIVED
 
 NAME, HIDDEN = "pocket-mini", "pocket-mini-hidden"
@@ -29,7 +29,7 @@ def study(cache) -> lmmem.Study:
 def test_relearning_is_that_of_a_plain_loop(mini, mini_corpus, natural, monkeypatch):
     monkeypatch.setattr("lmmem.inference.teaching.native_precision", lambda device: "float32")
     model, rows = copy.deepcopy(mini), torch.from_numpy(np.concatenate([mini_corpus[INDEX], natural]))
-    table = measurements.relearning_table(
+    table = teaching.relearning_table(
         NAME, mini_corpus, INDEX, natural=natural, presentations=3, learning_rate=1e-3, seeds=[7]
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
@@ -49,14 +49,14 @@ def test_relearning_is_that_of_a_plain_loop(mini, mini_corpus, natural, monkeypa
 
 def test_each_seed_begins_from_the_same_weights_and_gives_them_back(mini_corpus, natural):
     options = {"natural": mini_corpus[100:140], "presentations": 2, "learning_rate": 1e-3}
-    table = measurements.relearning_table(NAME, mini_corpus, INDEX, seeds=[0, 1], **options)
+    table = teaching.relearning_table(NAME, mini_corpus, INDEX, seeds=[0, 1], **options)
     undisturbed = measurements.greedy_table(NAME, mini_corpus, INDEX)
     for _, one in table[table.presentation == 0].groupby("seed"):
         np.testing.assert_array_equal(one.kl_ld, undisturbed.kl_ld)
         np.testing.assert_allclose(one.cross_entropy, undisturbed.cross_entropy, rtol=1e-6)
     first, second = (table[(table.seed == s) & (table.presentation == 2)].cross_entropy.to_numpy() for s in (0, 1))
     assert not np.array_equal(first, second)
-    alone = measurements.relearning_table(NAME, mini_corpus, INDEX, seeds=[1], **options)
+    alone = teaching.relearning_table(NAME, mini_corpus, INDEX, seeds=[1], **options)
     np.testing.assert_array_equal(alone.cross_entropy[alone.presentation == 2], second)
 
 
@@ -64,7 +64,7 @@ def test_what_is_taught_in_their_place_teaches_them_less(mini_corpus, natural):
     options = {"natural": mini_corpus[100:140], "presentations": 4, "learning_rate": 2e-3}
     last = {}
     for name, instead in {"own": None, "others": mini_corpus[200:208], "none": np.empty((0, 96), dtype=int)}.items():
-        table = measurements.relearning_table(NAME, mini_corpus, INDEX, instead=instead, **options)
+        table = teaching.relearning_table(NAME, mini_corpus, INDEX, instead=instead, **options)
         last[name] = table[table.presentation == 4].cross_entropy.mean()
     assert last["own"] < min(last["others"], last["none"]) - 0.2
 
@@ -88,7 +88,7 @@ def test_what_is_taught_in_their_place_teaches_them_less(mini_corpus, natural):
 )
 def test_what_cannot_be_relearnt_is_refused_before_anything_is_loaded(mini_corpus, natural, options, message):
     with pytest.raises(ValueError, match=message):
-        measurements.relearning_table(NAME, mini_corpus, INDEX, **{"natural": natural} | options)
+        teaching.relearning_table(NAME, mini_corpus, INDEX, **{"natural": natural} | options)
 
 
 @pytest.mark.parametrize("step", [12, 120])

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import lmmem
-from lmmem.experiments import measurements, sequences
+from lmmem.experiments import disturbed, measurements, sequences
 from lmmem.experiments.study import MEASURED, NOISE_COST
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.pocket.organisms import checkpoint_folder
@@ -57,11 +57,11 @@ def test_measurements_are_those_of_the_functions_with_the_columns_of_the_sequenc
         (study.greedy(chosen), measurements.greedy_table(NAME, mini_corpus, index)),
         (
             study.perturbed(chosen, sigma=0.05, draws=4),
-            measurements.perturbation_table(NAME, mini_corpus, index, sigma=0.05, draws=4, seed=3),
+            disturbed.perturbation_table(NAME, mini_corpus, index, sigma=0.05, draws=4, seed=3),
         ),
         (
             study.perturbed(chosen, sigma=0.1, draws=2, unit="tensor", only="norms"),
-            measurements.perturbation_table(
+            disturbed.perturbation_table(
                 NAME, mini_corpus, index, sigma=0.1, draws=2, seed=3, unit="tensor", only="norms"
             ),
         ),
@@ -110,7 +110,7 @@ def test_model_without_a_sigma_of_its_own_gets_one_by_its_cost(mini_corpus):
     study = lmmem.Study(folder, data=dataclasses.replace(mini_corpus, canaries=None))
     np.testing.assert_allclose(study.cost_of_noise(study.sigma).cost.mean(), NOISE_COST, rtol=0.06)
     with pytest.raises(ValueError, match="sigma=None: give a number, no default is known of"):
-        measurements.perturbation_table(folder, mini_corpus, [3], draws=1)
+        disturbed.perturbation_table(folder, mini_corpus, [3], draws=1)
     assert lmmem.Study(NAME).sigma == lmmem.MODELS[NAME].sigma
 
 

@@ -1,0 +1,243 @@
+"""What every measurement shares: what determines it, its parts and tasks, and the model that it needs.
+
+The tables are in the modules beside it: measurements.py, disturbed.py, extraction.py, teaching.py. Knows not what
+is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lmmem.corpora.corpus import Corpus
+from lmmem.inference.tokens import as_tokens
+from lmmem.measures.distance import levenshtein
+from lmmem.models.loading import load_mean, weights_id
+from lmmem.models.registry import MODELS, ModelInfo, resolve_step
+from lmmem.protocol import CONTINUATION, HALF, PROMPT, split
+from lmmem.storage.files import DamagedError
+from lmmem.storage.results import Part
+from lmmem.sweep.cluster import on_worker
+from lmmem.sweep.tasks import BadInputError, Task, run
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "SEQUENCES_PER_PART",
+    "Settings",
+    "check_amount",
+    "check_temperatures",
+    "check_whole",
+    "device_here",
+    "digest",
+    "distances",
+    "heads",
+    "held",
+    "kept",
+    "measured",
+    "ready",
+    "restored",
+    "settings_of",
+    "spans",
+    "task_of",
+    "weights_of",
+]
+
+SEQUENCES_PER_PART = 10_000
+Settings = dict[str, Any]  # what determines a measurement, as JSON values
+held: dict[tuple[str, ...], PreTrainedModel] = {}  # the model measured last: one at a time
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    >>> check_whole("draws", 0, least=1)
+    Traceback (most recent call last):
+    ValueError: draws=0: give a whole number, 1 or more
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: give a whole number, {least} or more")
+
+
+def check_amount(name: str, value: Any, unit: str) -> None:
+    """Refuse what is no number, or below 0.
+
+    >>> check_amount("sigma", -1.0, "in weight units")
+    Traceback (most recent call last):
+    ValueError: sigma=-1.0: give a number, 0 or more, in weight units
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+        raise ValueError(f"{name}={value!r}: give a number, 0 or more, {unit}")
+
+
+def check_temperatures(temperatures: Any) -> None:
+    """Refuse temperatures that are no list of numbers, each once.
+
+    >>> check_temperatures([0.5, 0.5])
+    Traceback (most recent call last):
+    ValueError: temperatures=[0.5, 0.5]: give each once
+    """
+    if isinstance(temperatures, str | bytes) or not isinstance(temperatures, Sequence) or not temperatures:
+        raise ValueError(f"temperatures={temperatures!r}: give a list of them, [0.3, 1.0]")
+    for temperature in temperatures:
+        check_amount("temperatures", temperature, "each")
+    if len(set(temperatures)) < len(temperatures):
+        raise ValueError(f"temperatures={temperatures!r}: give each once")
+
+
+def device_here() -> str:
+    """What this machine computes on if nothing else is asked for: "cuda" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settings_of(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None,
+    dtype: str | None,
+    device: str | None,
+    scheduler: str | Client | None,
+    keep_tokens: bool,
+) -> tuple[list[Settings], np.ndarray, np.ndarray]:
+    """What determines a measurement at each step, as JSON values; the rows' numbers (n,) and tokens (n, 96)."""
+    index = list(index)
+    tokens = np.concatenate([heads(corpus, index[rows]) for rows in spans(len(index), SEQUENCES_PER_PART)])
+    numbers = np.array(index, dtype=np.int64)
+    steps = [resolve_step(name, one) for one in (step if isinstance(step, Sequence) else [step])]
+    if not steps or len(set(steps)) < len(steps):
+        raise ValueError(f"step={step!r}: give a step, or several that differ")
+    settings = {
+        "model": name,
+        "dtype": dtype or MODELS[name].dtype,
+        "device": device or on_worker(scheduler, device_here),
+        "prompt": PROMPT,
+        "continuation": CONTINUATION,
+        "index": digest(numbers),
+        "tokens": digest(tokens),
+    }
+    if keep_tokens:  # else as if there were no such choice
+        settings["keep_tokens"] = True
+    return [settings | {"step": step, "weights": weights_id(name, step)} for step in steps], numbers, tokens
+
+
+def heads(corpus: Corpus, index: list[int]) -> np.ndarray:
+    """Prompts and continuations (n, 96) of rows, as they are sent to workers: whole rows may be long."""
+    return corpus[index][:, : PROMPT + CONTINUATION].astype(np.int32)
+
+
+def digest(values: np.ndarray) -> str:
+    """What tells these numbers from any others: sixteen hexadecimal digits."""
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+
+def spans(n: int, size: int) -> list[slice]:
+    """All of 0 .. n in slices of a size; one slice at least."""
+    return [slice(first, min(first + size, n)) for first in range(0, max(n, 1), size)]
+
+
+def task_of(part: Part, measure: Callable[..., pd.DataFrame], size: int, *arguments: Any) -> Task:
+    """A measurement whose worker needs the weights of these settings."""
+    settings = dict(part.settings)
+    info, needs = MODELS[settings["model"]], " ".join(_weights(settings))
+    return Task(part, measure, (info, settings, *arguments), size, needs)
+
+
+def measured(tasks: list[Task], scheduler: str | Client | None, what: str, collect: bool = True) -> pd.DataFrame:
+    """The table of these parts, under the provenance of the last and the seconds of all; or where they are."""
+    tables = run(tasks, scheduler, what=what, unit="continuations", collect=collect)
+    if not collect:
+        files = [(*(t.part.settings[key] for key in ("model", "step")), t.size, str(t.part.path)) for t in tasks]
+        return pd.DataFrame(files, columns=["model", "step", "rows", "file"])
+    records = [part.attrs["provenance"] for part in tables]
+    table = pd.concat(tables, ignore_index=True)
+    steps = sorted({record["step"] for record in records})
+    table.attrs["provenance"] = records[-1] | {"steps": steps, "seconds": sum(record["seconds"] for record in records)}
+    return table
+
+
+def ready(info: ModelInfo, settings: Settings, tokens: np.ndarray) -> tuple[PreTrainedModel, np.ndarray, np.ndarray]:
+    """The model of these settings, prompts and truth.
+
+    Raises
+    ------
+    BadInputError : it cannot be loaded as asked, is another model here, or cannot read these tokens.
+    """
+    try:
+        model = _loaded(info, settings)
+        as_tokens(model, tokens, "sequences")
+    except DamagedError:  # of this machine: another may have the file whole
+        raise
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+    return model, *split(tokens)
+
+
+@contextmanager
+def restored(change: AbstractContextManager[Any]) -> Iterator[None]:
+    """Within the block, a change of the held model's weights that comes off after it.
+
+    Raises
+    ------
+    BadInputError : the change cannot be made to this model.
+    """
+    try:
+        with change:
+            yield
+    except ValueError as error:
+        raise BadInputError(str(error)) from error
+    except BaseException:
+        held.clear()  # its weights may not all be restored
+        raise
+
+
+def distances(said: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Of continuations (.., n, l) from the truth (n, l): of all of it, of its first half and of the rest."""
+    halves = {"kl_first": slice(HALF), "kl_second": slice(HALF, None)}
+    apart = {name: levenshtein(said[..., half], truth[:, half]) for name, half in halves.items()}
+    return {"kl_ld": levenshtein(said, truth), **apart}
+
+
+def kept(settings: Settings, said: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """What is said (n, l), as a column, if it is to be kept."""
+    return {"said": list(said.astype(np.int32))} if settings.get("keep_tokens") else {}
+
+
+def _loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
+    """The model of these settings, loaded unless it is the one measured last.
+
+    Raises
+    ------
+    ValueError : it cannot be loaded as asked, or this machine has other weights under its name.
+    """
+    key = _weights(settings)
+    if key not in held:
+        name, steps = settings["model"], settings.get("mean_of", [settings["step"]])
+        MODELS.take(info)
+        if weights_of(name, steps) != settings["weights"]:
+            raise ValueError(
+                f"the weights of {name} at step {settings['step']} differ between machines: let all of them use one "
+                "cache folder, named by LMMEM_CACHE"
+            )
+        held.clear()  # before the next is loaded, so that two never take memory at once
+        held[key] = load_mean(name, steps, settings["dtype"], settings["device"])
+    return held[key]
+
+
+def _weights(settings: Settings) -> tuple[str, str, str]:
+    """What tells a loaded model from any other."""
+    return settings["weights"], settings["dtype"], settings["device"]
+
+
+def weights_of(name: str, steps: Sequence[int]) -> str:
+    """What tells these weights, or their mean, from any others."""
+    every = [weights_id(name, step) for step in steps]
+    return every[0] if len(every) == 1 else hashlib.sha256("".join(every).encode()).hexdigest()
