@@ -56,7 +56,7 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     Parameters
     ----------
     doses : greedy table of sequences by presentations, 0 among them, with blocks.
-    natural : greedy table of natural passages, with repeats.
+    natural : greedy table of natural passages, with repeats, and text, whose intervals are over texts.
     top : kl-LD of nothing in common, tokens.
     seed : of the bootstraps.
 
@@ -66,7 +66,7 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     recall by a logistic curve, with its interval.
     once : by how much the loss is lower, nats per token, after the fewest presentations, `fewest`.
     slope, odds, loss, natural_slope, natural_odds : per doubling. best, worse : which of three curves fits
-    the kl-LD best, and how far above it in AIC the log-linear one stands. n, n_exposed, n_natural.
+    the kl-LD best, and how far above it in AIC the log-linear one stands. n, n_exposed, n_natural, n_texts.
     """
     exposed = doses[doses.presentations > 0]
     x = exposed.presentations
@@ -84,13 +84,14 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
         "half": "in all arms" if share == 1 else half,
         "odds": fit_logistic(x, exposed.memorised, seed),
         "loss": fit_log_linear(x, exposed.cross_entropy, seed),
-        "natural_slope": fit_log_linear(natural.repeats, natural.kl_ld, seed),
-        "natural_odds": fit_logistic(natural.repeats, natural.memorised, seed),
+        "natural_slope": fit_log_linear(natural.repeats, natural.kl_ld, seed, natural.text),
+        "natural_odds": fit_logistic(natural.repeats, natural.memorised, seed, natural.text),
         "best": curves.curve[0],
         "worse": value(curves, "delta_aic", curve="log-linear"),
         "n": len(doses),
         "n_exposed": len(exposed),
         "n_natural": len(natural),
+        "n_texts": natural.text.nunique(),
     }
 
 

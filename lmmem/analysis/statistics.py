@@ -37,6 +37,7 @@ __all__ = [
 LEVEL = 0.95
 RESAMPLES = 1_000
 MINUS = "\N{MINUS SIGN}"
+LONE = np.nan, np.nan, 1  # interval and n of a mean of one unit
 NEWTON_STEPS = 100
 RIDGE = 1e-3  # keeps a logistic fit finite where two groups separate perfectly
 
@@ -123,18 +124,25 @@ def check_columns(table: pd.DataFrame, needed: Sequence[str]) -> None:
         raise ValueError(f"no column {', '.join(missing)}; there are {', '.join(map(str, table.columns))}")
 
 
-def bootstrap(statistic: Callable[..., float], *columns: ArrayLike, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a statistic of paired columns, whose lines are the independent units.
+def bootstrap(
+    statistic: Callable[..., float], *columns: ArrayLike, seed: int = 0, clusters: ArrayLike | None = None
+) -> Interval:
+    """Percentile bootstrap of a statistic of paired columns, whose lines, or clusters of lines, are independent.
 
     Parameters
     ----------
     statistic : takes the columns, resampled together, and gives a number.
     columns : arrays of one length n, at least 2.
     seed : of the resampling.
+    clusters : (n,) labels of lines that are drawn together; None: each line is a unit of its own.
+
+    Returns
+    -------
+    n is the number of units.
 
     Raises
     ------
-    ValueError : fewer than two lines, or columns of different lengths.
+    ValueError : fewer than two units, or columns of different lengths.
 
     >>> bootstrap(np.mean, [1.0, 2.0, 3.0]).estimate
     2.0
@@ -143,12 +151,18 @@ def bootstrap(statistic: Callable[..., float], *columns: ArrayLike, seed: int = 
     n = len(arrays[0])
     if n < 2 or any(len(array) != n for array in arrays):
         raise ValueError(f"a bootstrap needs columns of one length, 2 or more; got {[len(a) for a in arrays]}")
+    members = [np.array([line]) for line in range(n)]
+    if clusters is not None:
+        code = pd.factorize(np.asarray(clusters))[0]
+        members = [np.flatnonzero(code == one) for one in range(code.max() + 1)]
+    if len(members) < 2:
+        raise ValueError(f"a bootstrap needs two clusters or more; all {n} lines are of one")
     estimate = float(statistic(*arrays))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a constant column has an interval of width 0
         result = stats.bootstrap(
-            (np.arange(n),),
-            lambda lines: statistic(*(array[lines] for array in arrays)),
+            (np.arange(len(members)),),
+            lambda drawn: statistic(*(array[np.concatenate([members[one] for one in drawn])] for array in arrays)),
             vectorized=False,
             n_resamples=RESAMPLES,
             confidence_level=LEVEL,
@@ -156,41 +170,52 @@ def bootstrap(statistic: Callable[..., float], *columns: ArrayLike, seed: int = 
             rng=np.random.default_rng(seed),
         )
     low, high = result.confidence_interval
-    return Interval(estimate, float(low), float(high), n)
+    return Interval(estimate, float(low), float(high), len(members))
 
 
-def mean_by(table: pd.DataFrame, by: str | Sequence[str], value: str, seed: int = 0) -> pd.DataFrame:
+def mean_by(
+    table: pd.DataFrame, by: str | Sequence[str], value: str, seed: int = 0, clusters: str | None = None
+) -> pd.DataFrame:
     """Mean of a column in each group, with its bootstrap interval.
+
+    Parameters
+    ----------
+    table : columns of `by`, `value` and `clusters`.
+    by, value : groups, and what is averaged. seed : of the bootstrap.
+    clusters : column whose equal values are drawn together; a missing one is a unit of its own. None: each line is.
 
     Returns
     -------
-    One line a group: the columns of `by`, estimate, low, high, n. A group of one line has an
+    One line a group: the columns of `by`, estimate, low, high, n (units). A group of one unit has an
     interval of nan.
     """
     by = [by] if isinstance(by, str) else list(by)
     lines = []
     for key, group in table.groupby(by, sort=True):
-        values = group[value].to_numpy(dtype=float)
-        mean = bootstrap(np.mean, values, seed=seed) if len(values) > 1 else Interval(values[0], np.nan, np.nan, 1)
+        values, units = group[value].to_numpy(dtype=float), np.arange(len(group)).astype(str)
+        if clusters is not None:
+            units = np.where(group[clusters].isna(), units, "text " + group[clusters].astype(str))
+        many = len(np.unique(units)) > 1
+        mean = bootstrap(np.mean, values, seed=seed, clusters=units) if many else Interval(values.mean(), *LONE)
         lines.append((*key, *mean))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
 
 
-def fit_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
+def fit_linear(x: ArrayLike, y: ArrayLike, seed: int = 0, clusters: ArrayLike | None = None) -> Interval:
     """Slope of y per unit of x, by least squares.
 
     Parameters
     ----------
     x, y : (n,) numbers.
-    seed : of the bootstrap.
+    seed, clusters : of the bootstrap.
 
     >>> round(fit_linear([1, 2, 3, 1, 2, 3], [3, 5, 7, 3, 5, 7]).estimate, 6)
     2.0
     """
-    return bootstrap(_slope, np.asarray(x, dtype=float), y, seed=seed)
+    return bootstrap(_slope, np.asarray(x, dtype=float), y, seed=seed, clusters=clusters)
 
 
-def fit_log_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
+def fit_log_linear(x: ArrayLike, y: ArrayLike, seed: int = 0, clusters: ArrayLike | None = None) -> Interval:
     """Slope of y per doubling of x, by least squares on log2 x.
 
     Parameters
@@ -205,10 +230,10 @@ def fit_log_linear(x: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
     >>> round(fit_log_linear([1, 2, 4, 8, 1, 2, 4, 8], [7, 5, 3, 1, 7, 5, 3, 1]).estimate, 6)
     -2.0
     """
-    return fit_linear(_doublings(x), y, seed)
+    return fit_linear(_doublings(x), y, seed, clusters)
 
 
-def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0) -> Interval:
+def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0, clusters: ArrayLike | None = None) -> Interval:
     """Change of the log-odds of success per doubling of x, in nats.
 
     Maximum likelihood with a faint ridge (1e-3 on the slope), which keeps the estimate finite
@@ -219,7 +244,7 @@ def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0) -> Interval:
     x : (n,) positive numbers; at least two different ones.
     success : (n,) booleans.
     """
-    return bootstrap(_log_odds_slope, _doublings(x), np.asarray(success, dtype=float), seed=seed)
+    return bootstrap(_log_odds_slope, _doublings(x), np.asarray(success, dtype=float), seed=seed, clusters=clusters)
 
 
 def compare_curves(x: ArrayLike, y: ArrayLike, top: float) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from lmmem.corpora.corpus import Corpus
 from lmmem.corpora.published import counts_id, duplicate_counts, has_counts
 from lmmem.measures.complexity import z_complexity
-from lmmem.measures.repeats import NGRAM, count_repeats
+from lmmem.measures.repeats import NGRAM, count_repeats, shared_text
 from lmmem.models.loading import load_tokenizer
 from lmmem.models.registry import MODELS, resolve_step
 from lmmem.protocol import CONTINUATION, split
@@ -332,7 +332,8 @@ def natural_passages(
 
     Returns
     -------
-    One line a passage: index, repeats (rows, itself included), bin (its lower end), z_complexity.
+    One line a passage: index, repeats (rows, itself included), bin (its lower end), z_complexity, text (a label that
+    passages share which share a run of n tokens: they are no independent units).
 
     Raises
     ------
@@ -352,6 +353,7 @@ def natural_passages(
     table = table.sort_values(["bin", "index"], ignore_index=True)
     texts = load_tokenizer(name).batch_decode(split(corpus[table["index"].to_numpy()])[1])
     table["z_complexity"] = z_complexity(texts)
+    table["text"] = shared_text(split(corpus[table["index"].to_numpy()])[1], n)
     table.attrs["provenance"] = provenance
     return table
 

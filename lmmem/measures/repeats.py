@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
+from scipy.sparse import csgraph
 
 from lmmem.measures.tokens import checked_tokens
 
-__all__ = ["NGRAM", "count_repeats"]
+__all__ = ["NGRAM", "count_repeats", "shared_text"]
 
 NGRAM = 30  # tokens; the paper counts rows that share a contiguous run of at least 30
 READ_TOKENS = 2**24  # read at a time
@@ -67,6 +68,34 @@ def count_repeats(queries: ArrayLike, rows: Any, n: int = NGRAM) -> np.ndarray:
         for at in range(0, len(there), hashed):
             counts += search.count(there[at : at + hashed])
     return counts
+
+
+def shared_text(rows: ArrayLike, n: int = NGRAM) -> np.ndarray:
+    """Which rows are of one text: those that share a run of at least n tokens, and those that share one with these.
+
+    Parameters
+    ----------
+    rows : (q, l) token ids, for instance continuations.
+    n : length of the run in tokens, 1 .. l.
+
+    Returns
+    -------
+    (q,) int32, a label that rows of one text share: 0, 1 ..
+
+    Raises
+    ------
+    ValueError : as for :func:`count_repeats`.
+
+    >>> shared_text([[1, 2, 3], [9, 8, 7], [5, 2, 3], [4, 5, 2]], n=2)
+    array([0, 1, 0, 0], dtype=int32)
+    """
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or not 1 <= n <= rows.shape[1]:
+        raise ValueError(f"n={n} does not fit rows of shape {rows.shape}: a run of n tokens needs 1 <= n <= l")
+    if not len(rows):
+        return np.empty(0, dtype=np.int32)
+    holds = _Search(checked_tokens(rows, "rows"), n).held_by  # window, row
+    return csgraph.connected_components(holds.T @ holds, directed=False)[1]
 
 
 class _Search:

@@ -28,7 +28,7 @@ def doses(blocks: int = 60, seed: int = 0, per_z: float = 0.0) -> pd.DataFrame:
 
 def natural() -> pd.DataFrame:
     table = doses(seed=1)
-    return table[table.presentations > 0].assign(repeats=lambda t: t.presentations)
+    return table[table.presentations > 0].assign(repeats=lambda t: t.presentations, text=range(240))
 
 
 def test_repetition_finds_slopes_and_thresholds():
@@ -39,7 +39,7 @@ def test_repetition_finds_slopes_and_thresholds():
     assert (found["trace"], found["recalled"]) == ("from 4 presentations on", "from 64 presentations on")
     assert found["once"].low < 0 < found["once"].high
     assert (found["best"], found["worse"], found["fewest"]) == ("log-linear", 0.0, 1)
-    assert (found["n"], found["n_exposed"], found["n_natural"]) == (300, 240, 240)
+    assert (found["n"], found["n_exposed"], found["n_natural"], found["n_texts"]) == (300, 240, 240, 240)
 
 
 @pytest.mark.parametrize(

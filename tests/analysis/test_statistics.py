@@ -45,6 +45,27 @@ def test_bootstrap_resamples_columns_together():
     assert statistics.bootstrap(lambda a, b: float(np.corrcoef(a, b)[0, 1]), x, 2 * x).low == pytest.approx(1)
 
 
+def test_lines_of_one_cluster_are_drawn_together():
+    once = np.random.default_rng(3).normal(size=40)
+    copied, clusters = np.repeat(once, 25), np.repeat(np.arange(40), 25)
+    together = statistics.bootstrap(np.mean, copied, seed=1, clusters=clusters)
+    assert together.n == 40
+    np.testing.assert_allclose(together, statistics.bootstrap(np.mean, once, seed=1), atol=0.02)
+    apart = statistics.bootstrap(np.mean, copied, seed=1)
+    assert apart.high - apart.low < 0.4 * (together.high - together.low)
+    with pytest.raises(ValueError, match="two clusters or more; all 40 lines are of one"):
+        statistics.bootstrap(np.mean, once, clusters=np.zeros(40))
+
+
+def test_mean_of_one_text_has_no_interval_and_lines_without_a_text_are_their_own():
+    table = pd.DataFrame({"bin": [1] * 4 + [2] * 3, "y": range(7), "text": [5.0] * 4 + [np.nan, np.nan, 1.0]})
+    found = statistics.mean_by(table, "bin", "y", clusters="text").set_index("bin")
+    assert found.estimate.to_dict() == {1: 1.5, 2: 5.0}
+    assert found.n.to_dict() == {1: 1, 2: 3}
+    assert np.isnan(found.low[1])
+    assert found.low[2] < 5 < found.high[2]
+
+
 def test_constant_column_has_an_interval_of_width_zero():
     assert statistics.bootstrap(np.mean, [2.0, 2.0, 2.0]) == Interval(2, 2, 2, 3)
 

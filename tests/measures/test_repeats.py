@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmmem.measures import repeats
-from lmmem.measures.repeats import count_repeats
+from lmmem.measures.repeats import count_repeats, shared_text
 
 
 def brute_force(queries, rows, n):
@@ -123,6 +124,25 @@ def test_what_are_no_token_ids_is_refused(queries, rows):
 def test_run_that_does_not_fit_is_refused(n):
     with pytest.raises(ValueError, match="1 <= n <= 3 here"):
         count_repeats([[1, 2, 3]], [[1, 2, 3, 4]], n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_texts_are_those_that_a_chain_of_shared_runs_joins(seed):
+    rng = np.random.default_rng(seed)
+    rows, n = rng.integers(0, 3, (40, 12)), 6
+    runs = [{tuple(row[i : i + n]) for i in range(12 - n + 1)} for row in rows]
+    label = list(range(40))  # joined one pair at a time
+    for i, j in itertools.combinations(range(40), 2):
+        if runs[i] & runs[j]:
+            label = [label[i] if one == label[j] else one for one in label]
+    found = shared_text(rows, n)
+    assert len(set(label)) > 1
+    assert {frozenset(np.flatnonzero(found == one)) for one in set(found)} == {
+        frozenset(np.flatnonzero(np.array(label) == one)) for one in set(label)
+    }
+    assert len(shared_text(np.empty((0, 8), dtype=int), 3)) == 0
+    with pytest.raises(ValueError, match="1 <= n <= l"):
+        shared_text(rows, 13)
 
 
 def test_single_rows_are_refused():
