@@ -29,8 +29,8 @@ book: $(PAGES)  ## train the model, run every page, build the book: _build/html/
 
 # Each page is run by papermill as on the command line, and takes its name only when it is whole.
 book/%.ipynb: notebooks/%.md $(CODE) | $(VENV)/.installed
-	$(STAGE) "training pocket, unless that is done"
-	$(BIN)/python -m lmmem.pocket pocket
+	$(STAGE) "training pocket and what is derived from it, unless that is done"
+	$(BIN)/python -m lmmem.pocket pocket pocket-hidden pocket-erased
 	$(STAGE) "running $<"
 	$(BIN)/papermill $< book/.$*.part.ipynb -p model pocket
 	@mv book/.$*.part.ipynb $@

@@ -1,4 +1,4 @@
-"""``python -m lmmem.pocket [name]``: train an organism, or finish what an interrupted run began."""
+"""``python -m lmmem.pocket [name ..]``: train organisms, or finish what an interrupted run began."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from lmmem.pocket.recipe import ORGANISMS
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train the organism named on the command line and print where it lies."""
-    parser = argparse.ArgumentParser(prog="python -m lmmem.pocket", description="Train a model organism.")
-    parser.add_argument("name", nargs="?", default="pocket", choices=ORGANISMS)
-    print(train(parser.parse_args(arguments).name))
+    """Train the organisms named on the command line, one after another, and print where each lies."""
+    parser = argparse.ArgumentParser(prog="python -m lmmem.pocket", description="Train model organisms.")
+    parser.add_argument("names", nargs="*", default=["pocket"], metavar="name", help=f"of {', '.join(ORGANISMS)}")
+    names = parser.parse_args(arguments).names
+    if unknown := [name for name in names if name not in ORGANISMS]:
+        parser.error(f"there is no organism {', '.join(unknown)}; there are {', '.join(ORGANISMS)}")
+    for name in names:
+        print(train(name))
 
 
 if __name__ == "__main__":
