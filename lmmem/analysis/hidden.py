@@ -36,6 +36,7 @@ LATER = {"once": 16, "just after": 16}  # presentations after which savings are 
 SOON = 8
 PRESENTATION = 6  # passes of one: forward and backward, of the passage and of the row beside it
 NULLS = {"treated alike": "{} 0", "untouched": "untouched 0", "unexposed": "spread 0", "not met": "row 0"}
+MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row")
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
 Numbers = dict[str, object]
@@ -119,9 +120,9 @@ def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) ->
     -------
     One line a kind and null: kind, null, after (presentations), kl_ld (mean, then), kl_ld_null, estimate, low, high
     (tokens saved), n, p; presentations_saved (restricted mean until recited), presentations_low, presentations_high;
-    aa, aa_low, aa_high (twins against twins); equal, equal_low, equal_high, equal_n (tokens saved beside twins as
-    likely before the first presentation; missing if there are none), verdict: "found", "found, beyond the
-    likelihood", "not established", or that there are too few, or A/A.
+    aa, aa_low, aa_high (twins against twins; missing where no block has two); equal, equal_low, equal_high, equal_n
+    (tokens saved beside twins as likely before the first presentation; missing if there are none), verdict: "found",
+    "found, beyond the likelihood", "not established", or that there are too few, or A/A.
     """
     lines: list[Numbers] = []
     for kind, table in _kinds(*[table for table in relearned if len(table)]):
@@ -130,7 +131,9 @@ def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) ->
             many = min(LATER.get(kind, SOON), int(pair.presentation.max()))
             found = saved(pair, twins, many, permutations=permutations, seed=seed)
             tokens, rounds = (found[found.saved == of] for of in ("tokens", "presentations"))
-            own, aa = tokens[tokens.arm == kind].iloc[0], interval(tokens, arm="A/A")
+            own, aa = tokens[tokens.arm == kind].iloc[0], Interval(np.nan, np.nan, np.nan, 0)
+            if (tokens.arm == "A/A").any():  # some block has two passages of the null
+                aa = interval(tokens, arm="A/A")
             until = interval(rounds, arm=kind)
             means = after(pair, many).groupby("arm").kl_ld.mean()
             line = {"kind": kind, "null": null, "after": many, "kl_ld": means[kind], "kl_ld_null": means[twins]}
@@ -177,7 +180,7 @@ def told_savings(found: pd.DataFrame) -> pd.DataFrame:
     }
     cells = {
         name: [
-            "none as likely" if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(1)
+            MISSING[name] if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(1)
             for line in found[list(columns)].itertuples(index=False)
         ]
         for name, columns in ends.items()

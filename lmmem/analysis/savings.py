@@ -82,16 +82,19 @@ def saved(
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, A/A included, twice: a column `saved` says "tokens" (of
-    kl-LD gained beyond twins) or "presentations" (restricted mean until recited, of twins minus of the arm).
+    As :func:`lmmem.analysis.randomisation.compare_arms`, with A/A where a block has two twins, twice: a column `saved`
+    says "tokens" (of kl-LD gained beyond twins) or "presentations" (restricted mean until recited, of twins minus of
+    the arm).
 
     >>> saved(simulated(saved=10.0, seed=0), "spread 0", 8).verdict.tolist()[:2]
     ['above 0', 'not established']
     """
     passages = after(relearned, presentations).assign(later=lambda table: -table.unrecited)
     tables = {
-        "tokens": compare_arms(passages, "tokens", twins, permutations=permutations, seed=seed),
-        "presentations": compare_arms(passages, "later", twins, permutations=permutations, seed=seed),
+        name: compare_arms(
+            passages, value, twins, permutations=permutations, seed=seed, halves=_two_twins(passages, twins)
+        )
+        for name, value in {"tokens": "tokens", "presentations": "later"}.items()
     }
     return pd.concat([table.assign(saved=name) for name, table in tables.items()], ignore_index=True)
 
@@ -126,10 +129,15 @@ def beside_equals(
         raise ValueError(f"no passage of {twins} is within {width:g} nats a token of any other before the first time")
     kept = passages[(passages.arm == twins) | passages.block.isin(of_twins.block)]
     there = set(kept.arm[kept.presentations > 0])
-    found = compare_arms(kept, "tokens", twins, seed=seed)
+    found = compare_arms(kept, "tokens", twins, seed=seed, halves=_two_twins(kept, twins))
     sizes = passages.groupby("arm").size()
     out = [sizes[arm] - n if arm in there else 0 for arm, n in zip(found.arm, found.n, strict=True)]
     return found.assign(out=out)
+
+
+def _two_twins(passages: pd.DataFrame, twins: str) -> bool:
+    """Whether twins of one block can be compared with one another."""
+    return bool((passages[passages.arm == twins].groupby("block").size() > 1).any())
 
 
 def curves(relearned: pd.DataFrame, value: str = "kl_ld") -> pd.DataFrame:

@@ -81,6 +81,16 @@ def test_few_passages_and_a_null_that_differs_from_itself_have_no_verdict():
     assert found.verdict["treated alike"] == "A/A excludes 0: no verdict"
 
 
+def test_a_null_with_one_passage_a_block_has_no_half_to_be_compared_with():
+    alone = treated()
+    alone = alone[alone.arm != "untouched 0"]
+    alone["block"] = alone["index"] % 32
+    found = hidden.savings(alone, permutations=99)
+    assert found.aa.isna().all()
+    assert found.verdict.str.startswith("found").all()
+    assert hidden.told_savings(found)["A/A"].tolist() == ["one a block"]
+
+
 def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict():
     ways = [treated().assign(optimizer="adamw", learning_rate=np.float32(5e-4))]
     ways.append(treated(saved=0.0, seed=3).assign(optimizer="sgd", learning_rate=0.1))
