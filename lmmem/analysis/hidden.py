@@ -377,7 +377,8 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     Returns
     -------
     noise, likelihood, relearning : the kinds that each finds beside its null (of hidden and erased, that treated
-    alike), those that it does not find, and those of which there is no verdict, in words.
+    alike), those that it is not shown to find, and those of which there is no verdict, in words. outside : the same
+    of the likelihood beside untouched passages, which is what one has who knows of no treatment.
 
     Raises
     ------
@@ -390,6 +391,8 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     for name, probe in {"noise": "noise, fresh half", "likelihood": "loss"}.items():
         lines = main[main.probe == probe]
         told[name] = _finds(lines.kind, lines.verdict == "tells", lines.verdict.str.contains("no verdict"))
+    outside = areas[(areas.null == "untouched") & (areas.probe == "loss")]
+    told["outside"] = _finds(outside.kind, outside.verdict == "tells", outside.verdict.str.contains("no verdict"))
     lines = found[found.null != "untouched"]
     sides = lines.verdict.str.startswith("found"), lines.verdict.str.contains("no verdict")
     return told | {"relearning": _finds(lines.kind, *sides)}
@@ -398,7 +401,7 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
 def _finds(kinds: pd.Series, yes: pd.Series, undecided: pd.Series) -> str:
     words = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
     parts = []
-    for head, which in (("finds", yes), ("does not find", ~yes & ~undecided), ("has no verdict on", undecided)):
+    for head, which in (("finds", yes), ("is not shown to find", ~yes & ~undecided), ("is without a verdict on", undecided)):
         there = [words.get(kind, f"the {kind}") for kind in ORDER if kind in set(kinds[which])]
         if there:
             parts.append(f"{head} {', '.join(there)}")

@@ -172,9 +172,10 @@ def test_what_each_finds_is_told_in_words():
     areas = hidden.tells(asked({"loss": 2.0, "noise, fresh half": 0.0}))
     told = hidden.quotable(hidden.savings(treated(), permutations=99), areas)
     assert told == {
-        "noise": "does not find the hidden",
+        "noise": "is not shown to find the hidden",
         "likelihood": "finds the hidden",
         "relearning": "finds the hidden",
+        "outside": "finds the hidden",
     }
     few = hidden.savings(treated().query("index < 12 or index >= 32"), permutations=99)
-    assert hidden.quotable(few, areas)["relearning"] == "has no verdict on the hidden"
+    assert hidden.quotable(few, areas)["relearning"] == "is without a verdict on the hidden"
