@@ -400,8 +400,9 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
 
 def _finds(kinds: pd.Series, yes: pd.Series, undecided: pd.Series) -> str:
     words = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
+    sides = {"finds": yes, "is not shown to find": ~yes & ~undecided, "is without a verdict on": undecided}
     parts = []
-    for head, which in (("finds", yes), ("is not shown to find", ~yes & ~undecided), ("is without a verdict on", undecided)):
+    for head, which in sides.items():
         there = [words.get(kind, f"the {kind}") for kind in ORDER if kind in set(kinds[which])]
         if there:
             parts.append(f"{head} {', '.join(there)}")

@@ -35,6 +35,8 @@ MARKERS = {
 }
 COLORBLIND = sns.color_palette("colorblind")
 HOT = mpl.colormaps["YlOrBr"]  # temperatures
+NOISE = mpl.colormaps["Blues"]  # sigmas
+MOST_SIGMA = 0.04  # the darkest
 # What is drawn beside arms: the undisturbed model, noise, sampling; a randomised and a found study.
 NAMED = {
     "as trained": "0.2",
@@ -45,6 +47,9 @@ NAMED = {
     "fresh half": COLORBLIND[3],
     "randomised": COLORBLIND[2],
     "natural text": COLORBLIND[1],
+    # Passages that are known to be there beside their nulls; probes.
+    **{"there": COLORBLIND[3], "treated alike": "0.2", "untouched": "0.65", "unexposed": "0.45", "not met": "0.45"},
+    **{"relearning": COLORBLIND[3], "likelihood": COLORBLIND[2]},
 }
 
 
@@ -85,6 +90,8 @@ def mark_of(name: object, number: int = 0) -> tuple[Any, str]:
         return NAMED[str(name)], "o"
     if group == "temperature":
         return HOT(0.3 + 0.5 * min(float(presentations), 1.5) / 1.5), "v"
+    if group == "noise at":
+        return NOISE(0.3 + 0.6 * min(float(presentations) / MOST_SIGMA, 1) ** 0.5), "v"
     if presentations.isdigit() and group in ("", *MARKERS):
         m = int(presentations)
         shade = PRESENTATIONS[min(len(PRESENTATIONS) - 1, m.bit_length())] if m else UNEXPOSED
@@ -160,9 +167,10 @@ def plot_facets(table: pd.DataFrame, x: str, facet: str, *, hue: str, **options:
 
     Returns
     -------
-    The axes, in the order of the values.
+    The axes, in the order in which the values come.
     """
-    parts = list(table.groupby(facet, sort=True))
+    parts = list(table.groupby(facet, sort=False))
+    alike = hue != facet and table.groupby(facet)[hue].unique().map(tuple).nunique() == 1
     width = 9.5 / len(parts) if len(parts) > 1 else 6.4
     figure, axes = plt.subplots(1, len(parts), figsize=(width * len(parts), 4), sharey=True, squeeze=False)
     for ax, (name, part) in zip(axes[0], parts, strict=True):
@@ -170,9 +178,12 @@ def plot_facets(table: pd.DataFrame, x: str, facet: str, *, hue: str, **options:
         ax.set_title(str(name))
         if ax is not axes[0][0]:
             ax.set_ylabel("")
-        if hue != facet and table.groupby(facet)[hue].unique().map(tuple).nunique() == 1:
-            ax.get_legend().set_visible(ax is axes[0][-1])
+        ax.get_legend().set_visible(ax is axes[0][-1] if alike else hue == facet)
     figure.tight_layout()
+    if not alike and hue != facet:  # below them all
+        named = {name: line for ax in axes[0] for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncol": 6, "frameon": False}
+        figure.legend(named.values(), named.keys(), **place)
     return list(axes[0])
 
 
