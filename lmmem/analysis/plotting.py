@@ -182,8 +182,9 @@ def plot_facets(table: pd.DataFrame, x: str, facet: str, *, hue: str, **options:
     figure.tight_layout()
     if not alike and hue != facet:  # below them all
         named = {name: line for ax in axes[0] for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncol": 6, "frameon": False}
-        figure.legend(named.values(), named.keys(), **place)
+        figure.legend(
+            list(named.values()), list(named), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=6, frameon=False
+        )
     return list(axes[0])
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import lmmem
-from lmmem.experiments import measurements, relearning, teaching
-from lmmem.pocket.recipe import DERIVED
+from lmmem.analysis import hidden, statistics
+from lmmem.experiments import measurements, probes, relearning, teaching
+from lmmem.pocket.recipe import DERIVED, ORGANISMS
+from lmmem.storage import tables
 
 NAME, HIDDEN = "pocket-mini", "pocket-mini-hidden"
 INDEX = [5, 900, 3, 17, 18, 19, 20, 21]
@@ -155,3 +157,37 @@ def test_what_is_kept_tells_kinds_and_ways_apart(folder):
 
 def test_nothing_measured_is_an_empty_table(tmp_path):
     assert relearning.measured(folder=tmp_path).empty
+
+
+def test_results_in_the_repository_are_whole_and_of_these_recipes():
+    kept = relearning.measured()
+    assert set(kept.organism) == set(relearning.NAMES)
+    for name in relearning.NAMES:
+        _, record = tables.load(relearning.FOLDER / f"{name}.parquet")
+        assert record["recipe"] == ORGANISMS[name].key
+    assert set(probes.measured().organism) == set(probes.NAMES)
+    for name in probes.NAMES:
+        _, record = tables.load(probes.FOLDER / f"{name}.parquet")
+        assert record["recipe"] == ORGANISMS[name].key
+
+
+def test_readme_says_what_the_results_say():
+    readme = " ".join((relearning.FOLDER.parents[1] / "README.md").read_text().split())
+    found, areas = hidden.savings(relearning.measured()), hidden.tells(probes.measured())
+    erased = found[(found.kind == "erased") & (found.null == "treated alike")].iloc[0]
+    after = statistics.interval(found, kind="just after", null="unexposed")
+    forgotten = statistics.interval(found, kind="forgotten", null="unexposed")
+    told = {
+        probe: statistics.interval(areas, kind="erased", null="untouched", probe=probe)
+        for probe in ("loss", "noise, best", "relearning")
+    }
+    for said in (
+        f"{erased.kl_ld:.1f} tokens from the text, and passages that were never there at {erased.kl_ld_null:.0f}",
+        f"(saved {erased.estimate:.0f} tokens, 95 % interval {erased.low:.0f} to {erased.high:.0f}, n = {erased.n:.0f})",
+        f"noise has an area under the ROC curve of {told['noise, best'].brief()}",
+        f"the likelihood of {told['loss'].brief()}",
+        f"relearning of {told['relearning'].brief()}",
+        f"saves {forgotten.brief(0)} tokens of what was forgotten (n = {forgotten.n})",
+        f"{after.brief(1)} of what was met once (n = {after.n})",
+    ):
+        assert said in readme
