@@ -183,7 +183,7 @@ def test_readme_says_what_the_results_say():
     }
     for said in (
         f"{erased.kl_ld:.1f} tokens from the text, and passages that were never there at {erased.kl_ld_null:.0f}",
-        f"(saved {erased.estimate:.0f} tokens, 95 % interval {erased.low:.0f} to {erased.high:.0f}, n = {erased.n:.0f})",
+        f"(saved {erased.estimate:.0f} tokens, 95 % interval {erased.low:.0f} to {erased.high:.0f}, n = {erased.n})",
         f"noise has an area under the ROC curve of {told['noise, best'].brief()}",
         f"the likelihood of {told['loss'].brief()}",
         f"relearning of {told['relearning'].brief()}",
