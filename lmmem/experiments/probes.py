@@ -187,8 +187,8 @@ def measure(name: str, folder: Path = FOLDER, budget: int = BUDGET) -> Path:
     passes; and its record, which has the probes that this model cannot be asked by, each with its reason.
     """
     study = Study(name)
-    group = DERIVED[name].group if name in DERIVED else None
-    sequences = study.sequences(ASKED) if group else study.sequences(ASKED, arms=study.arms_among(KNOWN))
+    arms = None if name in DERIVED else study.arms_among(KNOWN)
+    sequences = study.sequences(arms=arms, at_most=ASKED)
     asked, refused = [], {}
     for one in PROBES:
         try:
