@@ -145,7 +145,8 @@ def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) ->
                 line |= _ends("equal", "equal", equal) | {"equal_n": equal.n}
             except ValueError:  # none is as likely, or too few are
                 pass
-            lines.append(line | {"verdict": _verdict(own.n, own.low, aa, line["equal_low"])})
+            beyond = bool(line["equal_n"] >= LEAST and line["equal_low"] > 0)
+            lines.append(line | {"verdict": _verdict(own.n, own.low, aa, beyond)})
     return pd.DataFrame(lines)
 
 
@@ -153,14 +154,14 @@ def _ends(name: str, prefix: str, found: Interval) -> dict[str, float]:
     return {name: found.estimate, f"{prefix}_low": found.low, f"{prefix}_high": found.high}
 
 
-def _verdict(n: int, low: float, aa: Interval, equal_low: float) -> str:
+def _verdict(n: int, low: float, aa: Interval, beyond: bool) -> str:
     if n < LEAST:
         return f"n < {LEAST}: no verdict"
     if aa.excludes_zero:
         return "A/A excludes 0: no verdict"
     if low <= 0:
         return "not established"
-    return "found, beyond the likelihood" if equal_low > 0 else "found"
+    return "found, beyond the likelihood" if beyond else "found"
 
 
 def told_savings(found: pd.DataFrame) -> pd.DataFrame:
@@ -185,6 +186,8 @@ def told_savings(found: pd.DataFrame) -> pd.DataFrame:
         ]
         for name, columns in ends.items()
     }
+    pairs = zip(cells["beside equals"], found.equal_n, strict=True)
+    cells["beside equals"] = [f"{cell}, n = {n:.0f}" if n else cell for cell, n in pairs]
     head = found[["kind", "null", "n", "after"]].assign(
         **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
     )

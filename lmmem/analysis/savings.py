@@ -17,6 +17,7 @@ from lmmem.analysis.statistics import Interval, check_columns
 __all__ = ["after", "beside_equals", "curves", "hazard", "saved", "simulated"]
 
 NEEDED = ["index", "arm", "presentations", "block", "file", "seed", "presentation", "kl_ld", "cross_entropy"]
+WHERE = ("organism", "step")  # weights that passages were taught to together
 WIDTH = 0.1  # nats per token: starting losses within it are called the same (book/plan.md, decision rule 11)
 
 
@@ -31,10 +32,10 @@ def after(relearned: pd.DataFrame, presentations: int) -> pd.DataFrame:
 
     Returns
     -------
-    One line a passage: index, arm, presentations, block, file; tokens (kl-LD before any presentation minus kl-LD
-    after these), nats (the same of the loss, per token), unrecited (presentations before it is first recited, at most
-    `presentations`: those after which it was not, 0 among them), recited (whether it was by then, as a share of the
-    seeds), kl_ld (after these), loss (nats per token before any).
+    One line a passage: index, arm, presentations, block, file, and where they are there organism and step; tokens
+    (kl-LD before any presentation minus kl-LD after these), nats (the same of the loss, per token), unrecited
+    (presentations before it is first recited, at most `presentations`: those after which it was not, 0 among them),
+    recited (whether it was by then, as a share of the seeds), kl_ld (after these), loss (nats per token before any).
 
     Raises
     ------
@@ -58,7 +59,8 @@ def after(relearned: pd.DataFrame, presentations: int) -> pd.DataFrame:
     last = relearned[relearned.presentation == presentations].set_index(key)
     until = relearned[relearned.presentation <= presentations]
     recited = until[until.kl_ld == 0].groupby(key).presentation.min().reindex(last.index)
-    each = last[["arm", "presentations", "block", "file", "kl_ld"]].assign(
+    named = ["arm", "presentations", "block", "file", *(set(WHERE) & set(last))]
+    each = last[[*named, "kl_ld"]].assign(
         tokens=first.kl_ld - last.kl_ld,
         nats=first.cross_entropy - last.cross_entropy,
         unrecited=recited.fillna(presentations),
@@ -66,7 +68,7 @@ def after(relearned: pd.DataFrame, presentations: int) -> pd.DataFrame:
         loss=first.cross_entropy,
     )
     numbers = ["tokens", "nats", "unrecited", "recited", "kl_ld", "loss"]
-    kept = {column: "first" for column in ("arm", "presentations", "block", "file")} | {c: "mean" for c in numbers}
+    kept = dict.fromkeys(named, "first") | dict.fromkeys(numbers, "mean")
     return each.groupby("index").agg(kept).reset_index()
 
 
@@ -104,8 +106,8 @@ def beside_equals(
 ) -> pd.DataFrame:
     """Savings in tokens over twins that were as likely before the first presentation: what the likelihood does not see.
 
-    Passages are put into bins of their starting loss, in the place of blocks; those without a twin in their bin are
-    left out, and counted.
+    Passages are put into bins of their starting loss, within those that were taught to the same weights, in the place
+    of blocks; those without a twin in their bin are left out, and counted.
 
     Parameters
     ----------
@@ -123,7 +125,9 @@ def beside_equals(
     ['spread 64', 'A/A']
     """
     passages = after(relearned, presentations)
-    passages = passages.assign(block=np.floor(passages.loss / width).astype(int))
+    taught_together = [column for column in WHERE if column in passages]
+    alike = passages.assign(bin=np.floor(passages.loss / width)).groupby([*taught_together, "bin"])
+    passages = passages.assign(block=alike.ngroup())
     of_twins = passages[passages.arm == twins]
     if not passages.block[passages.arm != twins].isin(of_twins.block).any():
         raise ValueError(f"no passage of {twins} is within {width:g} nats a token of any other before the first time")

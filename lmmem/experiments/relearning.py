@@ -18,6 +18,8 @@ from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.protocol import CONTINUATION, PROMPT
 from lmmem.storage import tables
+from lmmem.storage.files import DamagedError
+from lmmem.storage.provenance import environment
 
 __all__ = ["NAMES", "derived_from", "measure", "measured", "taught_again"]
 
@@ -28,6 +30,7 @@ ONCE = {"spread": [0, 1]}
 Way = tuple[str, float]  # optimizer and learning rate
 USUAL: Way = ("adamw", 5e-4)
 WAYS = (USUAL, ("adamw", 2e-4), ("adamw", 1e-3), ("sgd", 0.1))  # sgd with momentum, at a rate of its own
+LONG, SOON = 16, 8  # presentations, of the usual way and of others
 ALONE = "adamw, natural text alone"
 TWINS_EACH = 2  # of a passage that was met once, taught beside it
 EARLIEST = 0.08  # of training: exposures before it are left out (book/plan.md, "Estimands")
@@ -72,7 +75,7 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
         return
     forgotten = study.arms_among(FORGOTTEN) or {}
     few = study.sequences(arms=FORGOTTEN if len(forgotten) > 1 else {"spread": [0], "q1": [16], "q2": [16]})
-    twins = few[few.presentations == 0].groupby("block").head(TWINS_EACH)
+    twins = few[few.presentations == 0].sample(frac=1, random_state=study.seed).groupby("block").head(TWINS_EACH)
     few = few[(few.presentations > 0) | few["index"].isin(twins["index"])]
     yield _told(study, few[few.block.isin(few.block[few.presentations > 0])], "forgotten", seeds)
     yield _told(study, study.sequences(arms=ONCE), "once", 1)
@@ -85,7 +88,7 @@ def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
 def alone(study: Study, sequences: pd.DataFrame, kind: str) -> pd.DataFrame:
     """As much natural text, and none of the passages: does learning on, alone, bring them back? By one seed."""
     none = np.empty((0, PROMPT + CONTINUATION), dtype=np.int64)
-    found = study.relearned(sequences, instead=none, presentations=8)
+    found = study.relearned(sequences, instead=none, presentations=SOON)
     return found.assign(kind=kind, optimizer=ALONE, learning_rate=USUAL[1])
 
 
@@ -98,8 +101,14 @@ def _told(
     step: int | None = None,
 ) -> pd.DataFrame:
     optimizer, rate = way
-    steps = None if step is None else [step]
-    found = study.relearned(sequences, seeds=seeds, optimizer=optimizer, learning_rate=rate, steps=steps)
+    found = study.relearned(
+        sequences,
+        presentations=LONG if way == USUAL else SOON,
+        seeds=seeds,
+        optimizer=optimizer,
+        learning_rate=rate,
+        steps=None if step is None else [step],
+    )
     return found.assign(kind=kind, optimizer=optimizer, learning_rate=rate)
 
 
@@ -118,7 +127,9 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
     found = []
     for name in names:
         if (folder / f"{name}.parquet").exists():
-            table, _ = tables.load(folder / f"{name}.parquet")
+            table, record = tables.load(folder / f"{name}.parquet")
+            if record["recipe"] != ORGANISMS[name].key:
+                raise DamagedError(f"{folder / name}.parquet is of another recipe of {name}: make replicates")
             wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
             wide |= {column: "str" for column in table.select_dtypes("category")}
             found.append(table.astype(wide).assign(organism=name))
@@ -147,5 +158,6 @@ def measure(name: str, folder: Path = FOLDER, seeds: int = 5) -> Path:
     found = pd.concat(taught_again(name, seeds), ignore_index=True)[list(KEPT)].astype(KEPT)
     path = folder / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    tables.save(found, path, {"organism": name, "recipe": ORGANISMS[name].key, "seeds": seeds})
+    record = {"organism": name, "recipe": ORGANISMS[name].key, "seeds": seeds, **environment()}
+    tables.save(found, path, record)
     return path

@@ -32,6 +32,7 @@ from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
 from lmmem.models.loading import download_size, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
+from lmmem.pocket.recipe import DERIVED
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, SIGMA, split
 from lmmem.storage.results import provenance_line
 from lmmem.sweep.cluster import checked, on_worker
@@ -634,6 +635,8 @@ class Study:
         ValueError : as that function, or no natural text of the training data is left beside these sequences.
         """
         measuring.check_whole("seeds", seeds, 1)
+        if "at" in sequences:
+            raise ValueError("sequences of several steps cannot be taught together: leave out at, and give steps=[one]")
         options = {"presentations": presentations, "optimizer": optimizer, "learning_rate": learning_rate}
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
         if self.dtype == "float16":
@@ -644,8 +647,12 @@ class Study:
         return self._measured(teaching.relearning_table, sequences, steps, natural=natural, **options)
 
     def _natural_rows(self, sequences: pd.DataFrame, step: int) -> np.ndarray:
-        """Rows of natural text (m, 96) that the model has met: of an organism no canaries, else those that follow."""
-        corpus = self.corpus
+        """Rows of natural text (m, 96) of the training data, none of them a sequence that is asked about.
+
+        Of an organism those that it, or what it is derived from, has met by that step, without any presentation of a
+        canary; of other models the rows that follow the last one met.
+        """
+        corpus = training_data(DERIVED[self.model].base) if self.model in DERIVED else self.corpus
         if corpus.presented is not None:
             rows = np.arange(min(step * corpus.rows_per_step, corpus.trained_rows))
             rows = np.setdiff1d(rows, corpus.presented["index"])

@@ -5,6 +5,7 @@ Keyed by (model, step, index, seed, presentation); read from disk when it is the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from lmmem.inference.teaching import Teacher, check_teaching, native_precision, 
 from lmmem.measures.distance import levenshtein
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.storage.results import Part
+from lmmem.sweep.cluster import on_worker
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -88,9 +90,10 @@ def relearning_table(
     rows.append(tokens if instead is None else _as_taught("instead", instead, tokens.shape[1], least=0))
     shared = {"optimizer": optimizer, "learning_rate": learning_rate, "presentations": presentations}
     shared |= {key: digest(of) for key, of in zip(("natural", "taught"), rows, strict=True)}
-    tasks = []
+    tasks, where = [], torch.device(every[0]["device"])
+    precision = on_worker(scheduler, functools.partial(native_precision, where))
     for settings in every:
-        settings |= shared | {"precision": native_precision(torch.device(settings["device"]))}
+        settings |= shared | {"precision": precision}
         for seed in seeds:
             part = Part("relearning", settings, {"seed": seed}, of=len(seeds) * (1 + presentations) * len(tokens))
             tasks.append(
@@ -108,7 +111,8 @@ def _relearning_part(
     natural: np.ndarray,
     passages: np.ndarray,
 ) -> pd.DataFrame:
-    model, prompts, truth = ready(info, settings, tokens)
+    model, prompts, truth = ready(info, settings, np.concatenate([tokens, natural, passages]))
+    prompts, truth = prompts[: len(tokens)], truth[: len(tokens)]  # all of them are ids that the model knows
     rng = np.random.default_rng([seed, 0])
     lines = []
     bar = tqdm(range(1 + settings["presentations"]), desc=f"seed {seed}", unit="presentation", leave=False)

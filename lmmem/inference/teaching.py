@@ -90,6 +90,8 @@ class Teacher:
         """
         tokens = as_tokens(self.model, rows)
         signs = torch.ones(len(tokens)) if sign is None else torch.as_tensor(sign, dtype=torch.float32)
+        if signs.shape != tokens.shape[:1] or not (signs.abs() == 1).all():
+            raise ValueError(f"sign: give 1 or -1 for each of the {len(tokens)} rows")
         look()
         with torch.enable_grad():
             self.optimizer.zero_grad(set_to_none=True)

@@ -57,7 +57,8 @@ REFERENCE_LOSSES = Path(__file__).parents[2] / "results" / "reference_losses.par
 def organism_folder(name: str) -> Path:
     """Where everything of an organism lives: named by its recipe, and a derived one by its base's weights too.
 
-    So recipes never mix, and what was derived from weights that are no more is made anew.
+    So recipes never mix, and what was derived from weights that are no more is made anew. The base of a derived one
+    is trained, if it is not there.
     """
     key = ORGANISMS[name].key
     if name in DERIVED:
@@ -118,7 +119,7 @@ def train(name: str) -> Path:
     Returns
     -------
     The organism's folder: ``data/``, ``step-000000/`` .. (model and tokenizer as transformers saves
-    them), ``training_log.parquet`` (step, loss in nats per token, seconds).
+    them), ``training_log.parquet`` (step, loss in nats per token; of one that is not derived, seconds).
     """
     recipe, data, folder = ORGANISMS[name], data_folder(name), organism_folder(name)
     with lock(folder):

@@ -93,6 +93,21 @@ def test_what_cannot_be_relearnt_is_refused_before_anything_is_loaded(mini_corpu
         teaching.relearning_table(NAME, mini_corpus, INDEX, **{"natural": natural} | options)
 
 
+@pytest.mark.parametrize("name", [HIDDEN, "pocket-mini-erased"])
+def test_text_beside_a_derived_organism_holds_no_passage_of_its_own_or_of_its_base(name, mini):
+    study = lmmem.Study(name)
+    rows = study._natural_rows(study.sequences(n=2), study.step)
+    for corpus in (study.corpus, lmmem.training_data(NAME)):
+        prompts, _ = lmmem.split(corpus[corpus.canaries["index"].to_numpy()])
+        assert not {row[:32].tobytes() for row in rows} & {prompt.tobytes() for prompt in prompts}
+        assert lmmem.count_repeats(corpus[corpus.canaries["index"].to_numpy()], rows, 16).max() == 0
+
+
+def test_sequences_of_several_steps_are_not_taught_together(study):
+    with pytest.raises(ValueError, match="cannot be taught together"):
+        study.relearned(study.just_met(2))
+
+
 @pytest.mark.parametrize("step", [12, 120])
 def test_text_beside_sequences_is_natural_and_met_by_then(study, step):
     rows = {row.tobytes() for row in study._natural_rows(study.sequences(n=2), step)}
@@ -174,9 +189,10 @@ def test_results_in_the_repository_are_whole_and_of_these_recipes():
 def test_readme_says_what_the_results_say():
     readme = " ".join((relearning.FOLDER.parents[1] / "README.md").read_text().split())
     found, areas = hidden.savings(relearning.measured()), hidden.tells(probes.measured())
-    erased = found[(found.kind == "erased") & (found.null == "treated alike")].iloc[0]
-    after = statistics.interval(found, kind="just after", null="unexposed")
-    forgotten = statistics.interval(found, kind="forgotten", null="unexposed")
+    erased = found[(found.kind == "erased") & (found.null == "untouched")].iloc[0]
+    forgotten, after, once = (
+        statistics.interval(found, kind=kind, null="unexposed") for kind in ("forgotten", "just after", "once")
+    )
     told = {
         probe: statistics.interval(areas, kind="erased", null="untouched", probe=probe)
         for probe in ("loss", "noise, best", "relearning")
@@ -188,6 +204,7 @@ def test_readme_says_what_the_results_say():
         f"the likelihood of {told['loss'].brief()}",
         f"relearning of {told['relearning'].brief()}",
         f"saves {forgotten.brief(0)} tokens of what was forgotten (n = {forgotten.n})",
-        f"{after.brief(1)} of what was met once (n = {after.n})",
+        f"{after.brief(1)} of what was met once, taught again just after it (n = {after.n})",
+        f"at the end of training {once.brief(1)} (n = {once.n})",
     ):
         assert said in readme

@@ -95,3 +95,9 @@ def test_what_cannot_be_taught_is_refused(model):
         Teacher(model, learning_rate=0)
     with pytest.raises(ValueError, match="float16 cannot be taught"):
         Teacher(model.half())
+
+
+@pytest.mark.parametrize("sign", [[1], [1, 0], [1, 2]])
+def test_signs_that_are_none_are_refused(model, mini_corpus, sign):
+    with pytest.raises(ValueError, match="sign: give 1 or -1 for each of the 2 rows"):
+        Teacher(model).step(mini_corpus[:2], sign)
