@@ -24,6 +24,7 @@ __all__ = [
     "by_kind",
     "by_way",
     "learning",
+    "made",
     "over_draws",
     "quotable",
     "savings",
@@ -410,6 +411,38 @@ def _finds(kinds: pd.Series, yes: pd.Series, undecided: pd.Series) -> str:
         if there:
             parts.append(f"{head} {', '.join(there)}")
     return "; it ".join(parts)
+
+
+def made(*greedy: pd.DataFrame) -> pd.DataFrame:
+    """Whether derived organisms are what the plan asks of them: known by heart before, and not recited after.
+
+    Parameters
+    ----------
+    greedy : of each, a table as ``Study.greedy`` gives it at its three steps: the base's last, all learnt, all treated.
+
+    Returns
+    -------
+    One line an organism: kind, taught (passages), recited (share of them, before the treatment), kl_ld (their median
+    after it), loss and loss_after (nats per token of the untouched, which no training met: of the base, and at the
+    end).
+
+    Raises
+    ------
+    ValueError : there is none, or a table is of other than three steps.
+    """
+    if not greedy:
+        raise ValueError("no organism is derived from this model")
+    lines = []
+    for table in map(by_kind, greedy):
+        steps = sorted(set(table.step))
+        if len(steps) != 3:
+            raise ValueError(f"a derived organism has three steps, got {', '.join(map(str, steps))}")
+        base, learnt, last = (table[table.step == step] for step in steps)
+        kind = base.arm[base.presentations > 0].iloc[0]
+        before, after_it = (at[at.arm == kind].kl_ld for at in (learnt, last))
+        losses = (float(at.cross_entropy[at.arm == "untouched 0"].mean()) for at in (base, last))
+        lines.append((kind, len(before), float((before == 0).mean()), float(after_it.median()), *losses))
+    return pd.DataFrame(lines, columns=["kind", "taught", "recited", "kl_ld", "loss", "loss_after"])
 
 
 def all_odds(relearned: pd.DataFrame) -> Numbers:

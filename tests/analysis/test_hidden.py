@@ -179,3 +179,22 @@ def test_what_each_finds_is_told_in_words():
     }
     few = hidden.savings(treated().query("index < 12 or index >= 32"), permutations=99)
     assert hidden.quotable(few, areas)["relearning"] == "is without a verdict on the hidden"
+
+
+def test_how_an_organism_was_made_is_read_off_its_three_steps():
+    arms = ["hidden 32"] * 4 + ["hidden 0"] * 4 + ["untouched 0"] * 4
+    table = pd.DataFrame({"arm": arms, "presentations": [32] * 4 + [0] * 8}).merge(
+        pd.DataFrame({"step": [10, 20, 30]}), how="cross"
+    )
+    table["kl_ld"], table["cross_entropy"] = 60, 3.0
+    taught = table.arm == "hidden 32"
+    table.loc[taught & (table.step == 20), "kl_ld"] = [0, 0, 0, 5]
+    table.loc[taught & (table.step == 30), "kl_ld"] = [50, 60, 62, 64]
+    table.loc[(table.arm == "untouched 0") & (table.step == 30), "cross_entropy"] = 3.5
+    assert hidden.made(table).to_dict("records") == [
+        {"kind": "hidden", "taught": 4, "recited": 0.75, "kl_ld": 61.0, "loss": 3.0, "loss_after": 3.5}
+    ]
+    with pytest.raises(ValueError, match="no organism is derived from this model"):
+        hidden.made()
+    with pytest.raises(ValueError, match="three steps, got 10, 20"):
+        hidden.made(table[table.step < 30])
