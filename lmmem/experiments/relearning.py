@@ -50,7 +50,7 @@ def derived_from(base: str) -> dict[str, str]:
     return {recipe.group: name for name, recipe in DERIVED.items() if recipe.base == base}
 
 
-def taught_again(name: str, seeds: int = 5) -> Iterator[pd.DataFrame]:
+def taught_again(name: str, seeds: int = 3) -> Iterator[pd.DataFrame]:
     """Each relearning of an organism, as ``Study.relearned`` gives it, and what it was: kind, optimizer, learning_rate.
 
     Parameters
@@ -142,7 +142,7 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
     )
 
 
-def measure(name: str, folder: Path = FOLDER, seeds: int = 5) -> Path:
+def measure(name: str, folder: Path = FOLDER, seeds: int = 3) -> Path:
     """Make an organism if need be, teach it again as :func:`taught_again` says, and keep what was found.
 
     Parameters
