@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from lmmem.analysis.contrasts import told_arms
 from lmmem.analysis.randomisation import LEAST, compare_arms, proportion
@@ -129,9 +129,10 @@ def sampled_beside_exact(sampled: pd.DataFrame, exact: pd.DataFrame, lengths: Se
 
 def _two_sided(hits: int, probability: np.ndarray, samples: int) -> float:
     """Twice the smaller tail of a sum of binomials, of which each has its own probability."""
-    total = np.ones(1)
-    for p in probability:
-        total = np.convolve(total, stats.binom.pmf(np.arange(samples + 1), samples, p))
+    total, k = np.ones(1), np.arange(samples + 1)
+    ways = special.gammaln(samples + 1) - special.gammaln(k + 1) - special.gammaln(samples - k + 1)
+    for p in probability:  # by logarithms: scipy's own overflows where p is 1e-80
+        total = np.convolve(total, np.exp(ways + special.xlogy(k, p) + special.xlog1py(samples - k, -p)))
     return float(min(1.0, 2 * min(total[: hits + 1].sum(), total[hits:].sum())))
 
 

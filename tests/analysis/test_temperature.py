@@ -79,6 +79,9 @@ def test_exact_p_is_that_of_the_sum_of_unlike_binomials():
     for hits in (1, 5, 9):
         expected = min(1, 2 * min((sums <= hits).mean(), (sums >= hits).mean()))
         assert extraction._two_sided(hits, probability, samples) == pytest.approx(expected, abs=0.006)
+    assert extraction._two_sided(0, np.array([1e-80, 1e-300, 0.0]), 64) == pytest.approx(1.0)
+    assert extraction._two_sided(1, np.array([1e-80]), 64) == pytest.approx(2 * 64e-80)
+    assert extraction._two_sided(64, np.array([1.0]), 64) == pytest.approx(1.0)
     assert extraction._two_sided(3, np.array([0.5]), 10) == pytest.approx(2 * stats.binom.cdf(3, 10, 0.5))
 
 
