@@ -48,10 +48,10 @@ def rounded(model: Module, to: str) -> Iterator[Module]:
 
     >>> layer = torch.nn.Linear(3, 1, bias=False)
     >>> with torch.no_grad():
-    ...     _ = layer.weight.copy_(torch.tensor([[7.0, 3.2, -0.4]]))
+    ...     _ = layer.weight.copy_(torch.tensor([[7.0, 3.2, -1.4]]))
     >>> with rounded(layer, "int4"):
     ...     layer.weight.tolist()
-    [[7.0, 3.0, 0.0]]
+    [[7.0, 3.0, -1.0]]
     """
     if to not in ROUNDINGS:
         raise ValueError(f"to={to!r}: give one of {', '.join(ROUNDINGS)}")
