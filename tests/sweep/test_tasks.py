@@ -113,7 +113,7 @@ def test_same_table_here_and_on_workers_that_are_killed(cluster, mini_corpus, tm
         (tmp_path / cache / "organisms").symlink_to(organism)
         monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / cache))
         options = {"sigma": 0.02, "draws": 120, "seed": 5, "scheduler": scheduler}
-        found = disturbed.perturbation_table("pocket-mini", mini_corpus, index, **options)
+        found = perturbation_table("pocket-mini", mini_corpus, index, **options)
         assert len(kept(tmp_path / cache)) == 12
         return found.to_csv().encode()
 
