@@ -27,6 +27,7 @@ import sweep_tasks
 from distributed import Client
 from sweep_tasks import tasks
 
+from lmmem.experiments.disturbed import perturbation_table
 from lmmem.storage.files import cache_folder
 from lmmem.storage.tables import load
 from lmmem.sweep import cluster as places
