@@ -192,7 +192,8 @@ def told_savings(found: pd.DataFrame) -> pd.DataFrame:
     head = found[["kind", "null", "n", "after"]].assign(
         **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
     )
-    return head.assign(**cells, verdict=found.verdict).set_index(["kind", "null"])
+    head = head.assign(**{"tokens saved": cells.pop("tokens saved"), "verdict": found.verdict})  # what is read first
+    return head.assign(**cells).set_index(["kind", "null"])
 
 
 def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> pd.DataFrame:
