@@ -192,7 +192,7 @@ def told_savings(found: pd.DataFrame) -> pd.DataFrame:
     head = found[["kind", "null", "n", "after"]].assign(
         **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
     )
-    head = head.assign(**{"tokens saved": cells.pop("tokens saved"), "verdict": found.verdict})  # what is read first
+    head["tokens saved"], head["verdict"] = cells.pop("tokens saved"), found.verdict  # what is read first
     return head.assign(**cells).set_index(["kind", "null"])
 
 
