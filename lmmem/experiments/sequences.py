@@ -143,8 +143,8 @@ def just_met(
     """Sequences that were presented once, each to be asked for at the first checkpoint after it.
 
     Of an organism those of every training interval that ends at one of some checkpoints, evenly over training, and
-    of each of their blocks some unexposed twins. Of other models the rows that were met last at `step`, and rows
-    that come after it.
+    of each of their blocks some unexposed twins. Of other models the rows that were met last at `step` (of Amber, the
+    paper's), and rows that come after it.
 
     Parameters
     ----------
@@ -173,7 +173,9 @@ def just_met(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{what}={value!r}: give a whole number, 1 or more")
     if corpus.canaries is None:
-        first = max(0, _first_unmet(corpus, step) - CANDIDATES * DEFAULT_PAIRS)
+        order, most = MODELS[name].order, CANDIDATES * DEFAULT_PAIRS
+        chunked = order is not None and order.layout == "chunks"  # row numbers past the lines of a chunk are of none
+        first = None if chunked else max(0, _first_unmet(corpus, step) - most)
         last = choose_sequences(name, corpus, DEFAULT_PAIRS, step, seed, first_row=first, at_least=2)
         return last.assign(at=step)
     canaries = choose_canaries(corpus)
