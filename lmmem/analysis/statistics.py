@@ -151,18 +151,23 @@ def bootstrap(
     n = len(arrays[0])
     if n < 2 or any(len(array) != n for array in arrays):
         raise ValueError(f"a bootstrap needs columns of one length, 2 or more; got {[len(a) for a in arrays]}")
-    members = [np.array([line]) for line in range(n)]
+    units, members = n, list[np.ndarray]()
     if clusters is not None:
         code = pd.factorize(np.asarray(clusters))[0]
-        members = [np.flatnonzero(code == one) for one in range(code.max() + 1)]
-    if len(members) < 2:
+        units, members = code.max() + 1, [np.flatnonzero(code == one) for one in range(code.max() + 1)]
+    if units < 2:
         raise ValueError(f"a bootstrap needs two clusters or more; all {n} lines are of one")
+
+    def drawn(chosen: np.ndarray) -> float:
+        lines = np.concatenate([members[one] for one in chosen]) if members else chosen
+        return statistic(*(array[lines] for array in arrays))
+
     estimate = float(statistic(*arrays))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # a constant column has an interval of width 0
         result = stats.bootstrap(
-            (np.arange(len(members)),),
-            lambda drawn: statistic(*(array[np.concatenate([members[one] for one in drawn])] for array in arrays)),
+            (np.arange(units),),
+            drawn,
             vectorized=False,
             n_resamples=RESAMPLES,
             confidence_level=LEVEL,
@@ -170,7 +175,7 @@ def bootstrap(
             rng=np.random.default_rng(seed),
         )
     low, high = result.confidence_interval
-    return Interval(estimate, float(low), float(high), len(members))
+    return Interval(estimate, float(low), float(high), int(units))
 
 
 def mean_by(
@@ -192,10 +197,11 @@ def mean_by(
     by = [by] if isinstance(by, str) else list(by)
     lines = []
     for key, group in table.groupby(by, sort=True):
-        values, units = group[value].to_numpy(dtype=float), np.arange(len(group)).astype(str)
+        values, units = group[value].to_numpy(dtype=float), None
         if clusters is not None:
-            units = np.where(group[clusters].isna(), units, "text " + group[clusters].astype(str))
-        many = len(np.unique(units)) > 1
+            own = np.arange(len(group)).astype(str)
+            units = np.where(group[clusters].isna(), own, "text " + group[clusters].astype(str))
+        many = len(values if units is None else np.unique(units)) > 1
         mean = bootstrap(np.mean, values, seed=seed, clusters=units) if many else Interval(values.mean(), *LONE)
         lines.append((*key, *mean))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
