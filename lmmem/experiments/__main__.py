@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from lmmem.experiments import probes, relearning, replicates
+from lmmem.experiments.kept import RESULTS
 from lmmem.pocket.organisms import write_reference_losses
 from lmmem.pocket.recipe import ORGANISMS
 
-RESULTS = Path(__file__).parents[2] / "results"
 EXPERIMENTS = {"organisms": replicates, "relearning": relearning, "probes": probes}  # each a folder of files
 
 

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from lmmem.experiments import scores
+from lmmem.experiments.kept import RESULTS, keep, tables_of
 from lmmem.experiments.study import Study
-from lmmem.pocket.recipe import DERIVED, ORGANISMS
-from lmmem.storage import tables
+from lmmem.pocket.recipe import DERIVED
 
 __all__ = ["NAMES", "PROBES", "Probe", "measure", "measured", "probe"]
 
-FOLDER = Path(__file__).parents[2] / "results" / "probes"
+FOLDER = RESULTS / "probes"
 NAMES = ("pocket-hidden", "pocket-erased", "pocket")
 KNOWN = {"spread": [0, 1, 16], "q1": [64], "q2": [64]}  # of an organism that nothing was done to
 ASKED = 128  # passages of an arm at most
@@ -196,11 +196,7 @@ def measure(name: str, folder: Path = FOLDER, budget: int = BUDGET) -> Path:
         except ValueError as error:
             refused[one] = str(error)
     found = sequences.merge(pd.concat(asked, ignore_index=True), on="index")[list(KEPT)].astype(KEPT)
-    path = folder / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"organism": name, "recipe": ORGANISMS[name].key, "budget": budget, "refused": refused}
-    tables.save(found, path, record | {"provenance": study.provenance()})
-    return path
+    return keep(found, name, folder, budget=budget, refused=refused, provenance=study.provenance())
 
 
 def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFrame:
@@ -208,13 +204,9 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
 
     Raises
     ------
-    DamagedError : a file is not what was written.
+    As :func:`lmmem.experiments.kept.tables_of`.
     """
-    found = [
-        tables.load(folder / f"{name}.parquet")[0].assign(organism=name)
-        for name in names
-        if (folder / f"{name}.parquet").exists()
-    ]
+    found = [table.assign(organism=name) for name, table in tables_of(names, folder)]
     if not found:
         return pd.DataFrame(columns=[*KEPT, "organism"])
     every = pd.concat(found, ignore_index=True)

@@ -13,17 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lmmem.experiments.kept import RESULTS, keep, tables_of
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
-from lmmem.pocket.recipe import DERIVED, ORGANISMS
+from lmmem.pocket.recipe import DERIVED
 from lmmem.protocol import CONTINUATION, PROMPT
-from lmmem.storage import tables
-from lmmem.storage.files import DamagedError
 from lmmem.storage.provenance import environment
 
 __all__ = ["NAMES", "derived_from", "measure", "measured", "taught_again"]
 
-FOLDER = Path(__file__).parents[2] / "results" / "relearning"
+FOLDER = RESULTS / "relearning"
 NAMES = ("pocket-hidden", "pocket-erased", *SEEDS)
 FORGOTTEN = {"spread": [0], "q1": [64], "q2": [64]}
 ONCE = {"spread": [0, 1]}
@@ -122,17 +121,13 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
 
     Raises
     ------
-    DamagedError : a file is not what was written.
+    As :func:`lmmem.experiments.kept.tables_of`.
     """
     found = []
-    for name in names:
-        if (folder / f"{name}.parquet").exists():
-            table, record = tables.load(folder / f"{name}.parquet")
-            if record["recipe"] != ORGANISMS[name].key:
-                raise DamagedError(f"{folder / name}.parquet is of another recipe of {name}: make replicates")
-            wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
-            wide |= {column: "str" for column in table.select_dtypes("category")}
-            found.append(table.astype(wide).assign(organism=name))
+    for name, table in tables_of(names, folder):
+        wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
+        wide |= {column: "str" for column in table.select_dtypes("category")}
+        found.append(table.astype(wide).assign(organism=name))
     if not found:
         return pd.DataFrame(columns=[*KEPT, "organism", "index"])
     every = pd.concat(found, ignore_index=True)
@@ -156,8 +151,4 @@ def measure(name: str, folder: Path = FOLDER, seeds: int = 3) -> Path:
     cross_entropy (nats per token); and its record.
     """
     found = pd.concat(taught_again(name, seeds), ignore_index=True)[list(KEPT)].astype(KEPT)
-    path = folder / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"organism": name, "recipe": ORGANISMS[name].key, "seeds": seeds, **environment()}
-    tables.save(found, path, record)
-    return path
+    return keep(found, name, folder, seeds=seeds, **environment())

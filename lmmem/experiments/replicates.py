@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from lmmem.experiments.kept import RESULTS, keep, tables_of
 from lmmem.experiments.study import Study
-from lmmem.pocket.recipe import RECIPES
-from lmmem.storage import tables
 
 __all__ = ["NAMES", "SEEDS", "SIZED", "measure", "measured"]
 
-FOLDER = Path(__file__).parents[2] / "results" / "organisms"
+FOLDER = RESULTS / "organisms"
 SEEDS = ("pocket", *(f"pocket-seed{seed}" for seed in range(1, 5)))  # one design, five times by chance
 SIZES = ("pocket-small", "pocket-large")
 NAMES = (*SEEDS, *SIZES)
@@ -51,10 +50,7 @@ def measure(name: str, folder: Path = FOLDER) -> Path:
     history = study.greedy(over_time, steps=study.steps)
     rest = study.greedy(sequences[~sequences["index"].isin(over_time["index"])])
     found = pd.concat([history, rest]).sort_values(["canary", "step"])[list(KEPT)].astype(KEPT)
-    path = folder / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tables.save(found, path, {"organism": name, "recipe": RECIPES[name].key, "provenance": study.provenance()})
-    return path
+    return keep(found, name, folder, provenance=study.provenance())
 
 
 def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFrame:
@@ -67,13 +63,11 @@ def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFr
 
     Raises
     ------
-    DamagedError : a file is not what was written.
+    As :func:`lmmem.experiments.kept.tables_of`.
     """
     found = []
-    for number, name in enumerate(names):
-        if (folder / f"{name}.parquet").exists():
-            table, _ = tables.load(folder / f"{name}.parquet")
-            table = table.astype(WIDE)
-            index, block = number * PASSAGES + table.canary, number * BLOCKS + table.block
-            found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
+    for name, table in tables_of(names, folder):
+        table, number = table.astype(WIDE), names.index(name)
+        index, block = number * PASSAGES + table.canary, number * BLOCKS + table.block
+        found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*KEPT, "organism", "index"])

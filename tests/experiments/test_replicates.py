@@ -54,6 +54,13 @@ def test_passages_of_different_organisms_are_told_apart(folder, tmp_path):
     assert replicates.measured(("missing",), tmp_path).empty
 
 
+def test_results_of_another_recipe_are_refused(folder, tmp_path):
+    table, record = tables.load(folder / f"{NAME}.parquet")
+    tables.save(table, tmp_path / f"{NAME}.parquet", record | {"recipe": "0" * 12})
+    with pytest.raises(DamagedError, match="is of another recipe of pocket-mini: make replicates"):
+        replicates.measured((NAME,), tmp_path)
+
+
 def test_file_says_what_was_measured_and_damage_is_refused(folder, tmp_path):
     _, record = tables.load(folder / f"{NAME}.parquet")
     assert record["recipe"] == RECIPES[NAME].key
