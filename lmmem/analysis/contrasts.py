@@ -17,7 +17,6 @@ __all__ = [
     "after_last",
     "as_told",
     "averaged",
-    "before_and_after",
     "by_arm",
     "by_method",
     "fluctuations",
@@ -79,18 +78,6 @@ def by_method(before: pd.DataFrame, sampled: pd.DataFrame, noisy: pd.DataFrame) 
     cold = gains(before, noisy).assign(method="perturbation")
     hot["method"] = [f"temperature {temperature:g}" for temperature in hot.temperature]
     return pd.concat([hot.drop(columns="temperature"), cold], ignore_index=True)
-
-
-def before_and_after(found: pd.DataFrame) -> pd.DataFrame:
-    """kl-LD as trained, in the average draw and in the best of all: a column weights says which a line is of.
-
-    Parameters
-    ----------
-    found : as :func:`gains` gives it, N = 1 and the most among its N.
-    """
-    last, first = found[found.N.max() == found.N], found[found.N == 1]
-    trained = last.assign(kl_ld=last.kl_ld_before)
-    return stacked({"as trained": trained, "average draw": first, "best draw": last}, "weights")
 
 
 def over_twins(

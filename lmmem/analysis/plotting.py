@@ -13,7 +13,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 __all__ = [
-    "add_relative_axis",
     "mark_of",
     "plot_beside",
     "plot_curve",
@@ -207,13 +206,6 @@ def plot_beside(tables: Mapping[str, pd.DataFrame], x: str, **options: Any) -> l
         ax.set_ylabel(label)
     figure.tight_layout()
     return list(axes[0])
-
-
-def add_relative_axis(ax: Axes, unit: float, label: str) -> None:
-    """A second axis above a logarithmic one of :func:`plot_curve`: its ticks as % of a unit."""
-    above = ax.secondary_xaxis("top")
-    above.set_xticks(ax.get_xticks(), [f"{100 * float(tick.get_text()) / unit:.1f}" for tick in ax.get_xticklabels()])
-    above.set_xlabel(label)
 
 
 def plot_points(

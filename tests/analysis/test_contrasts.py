@@ -134,12 +134,6 @@ def test_methods_stand_side_by_side():
     assert best.to_dict() == pytest.approx({"temperature 0.3": 13, "temperature 1": 20, "perturbation": 10})
 
 
-def test_before_and_after_are_three_kinds_of_weights():
-    found = contrasts.before_and_after(contrasts.gains(*before_and_tried()))
-    means = found.groupby("weights").kl_ld.mean()
-    assert means.to_dict() == pytest.approx({"as trained": 55, "average draw": 47.5, "best draw": 45})
-
-
 def test_recited_are_those_at_distance_zero():
     lines = [("a", 1, 0, 0), ("a", 1, 5, 0), ("a", 1, 5, 2), ("b", 0, 9, 9)]
     table = pd.DataFrame(lines, columns=["group", "presentations", "kl_ld_before", "kl_ld"])
