@@ -91,6 +91,11 @@ def _nulls(kind: str, table: pd.DataFrame) -> dict[str, str]:
     return {name: arm for name, arm in arms.items() if (table.arm == arm).any()}
 
 
+def _called(kind: str, table: pd.DataFrame) -> dict[str, str]:
+    """What the passages of each arm are called in a figure: there, or their null."""
+    return {arm: name for name, arm in _nulls(kind, table).items()} | {kind: "there"}
+
+
 def learning(*relearned: pd.DataFrame) -> pd.DataFrame:
     """kl-LD after each presentation, by kind and null.
 
@@ -104,7 +109,7 @@ def learning(*relearned: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for kind, table in _kinds(*relearned):
-        names = {arm: name for name, arm in _nulls(kind, table).items()} | {kind: "there"}
+        names = _called(kind, table)
         lines = curves(table[table.arm.isin(names)])
         found.append(lines.assign(kind=kind, what=lines.arm.map(names)))
     return pd.concat(found, ignore_index=True)
@@ -300,7 +305,7 @@ def over_draws(*noisy: pd.DataFrame, sizes: Sequence[int] = (1, 2, 4, 8, 16)) ->
     """
     lines = []
     for kind, table in _kinds(*noisy):
-        names = {arm: name for name, arm in _nulls(kind, table).items()} | {kind: "there"}
+        names = _called(kind, table)
         for (sigma, arm), drawn in table[table.arm.isin(names)].groupby(["sigma", "arm"]):
             best = best_of_table(drawn, "draw", [size for size in sizes if size <= drawn.draw.nunique()])
             best = best.merge(drawn[["index", "file"]].drop_duplicates(), on="index")

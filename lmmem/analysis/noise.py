@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
+from lmmem.analysis.randomisation import LEAST
 from lmmem.analysis.statistics import LEVEL, Interval, bootstrap, check_columns
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "strata",
 ]
 
-LEAST = 16  # passages that a verdict needs (book/plan.md)
 COMPLEX = 0.8  # z-complexity above which the paper takes the passages that were presented once
 RESAMPLES = 400  # of the draws
 FEWER = 4  # times fewer draws in a resample than there are, where one of them is chosen

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lmmem.analysis import noise
 from lmmem.analysis.contrasts import over_twins, stacked
+from lmmem.analysis.randomisation import LEAST
 from lmmem.analysis.statistics import Interval, interval
 
 __all__ = ["answer", "by_cost", "chosen_blindly", "costs", "fading", "fitted", "just_met", "resembling", "responses"]
@@ -209,8 +210,8 @@ def _verdicts(found: pd.DataFrame, arms: list[str]) -> str:
     for arm in arms:
         fresh, best = (interval(found, arm=arm, score=score) for score in ("fresh half", "best of N"))
         words = "noise finds" if fresh.low > 0 else "noise hardly finds" if best.low > 0 else "noise does not find"
-        if fresh.n < noise.LEAST:
-            words = f"fewer than {noise.LEAST} passages give no verdict on"
+        if fresh.n < LEAST:
+            words = f"fewer than {LEAST} passages give no verdict on"
         said.setdefault(words, []).append(f"{arm} (n = {fresh.n})")
     return ", ".join(f"{words} {' and '.join(names)}" for words, names in said.items())
 

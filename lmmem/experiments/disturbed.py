@@ -18,11 +18,11 @@ from lmmem.corpora.corpus import Corpus
 from lmmem.experiments.measuring import (
     SEQUENCES_PER_PART,
     Settings,
-    _loaded,
     check_amount,
     check_whole,
     distances,
     kept,
+    loaded,
     measured,
     ready,
     restored,
@@ -38,7 +38,6 @@ from lmmem.models.registry import MODELS, ModelInfo, resolve_step
 from lmmem.protocol import DRAWS
 from lmmem.storage.results import Part
 from lmmem.sweep.cluster import on_one_worker
-from lmmem.sweep.tasks import BadInputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -72,7 +71,7 @@ def parts(name: str, corpus: Corpus, step: int | None = None, *, scheduler: str 
 
 
 def _parts(info: ModelInfo, settings: Settings) -> list[str]:
-    return list(parts_of(_loaded(info, settings)))
+    return list(parts_of(loaded(info, settings)))
 
 
 def perturbation_table(
@@ -255,10 +254,7 @@ def resemblance_table(
 
 
 def _resemblance_part(info: ModelInfo, settings: Settings) -> pd.DataFrame:
-    try:
-        model = _loaded(info, settings)
-    except ValueError as error:
-        raise BadInputError(str(error)) from error
+    model = loaded(info, settings)
     names = [f"to step {other}" for other in settings["others"]]
     changes = []
     with torch.no_grad():
@@ -291,7 +287,7 @@ def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:
     return {name: kind[name] for name, usual in KIND_OF_NOISE.items() if kind[name] != usual}
 
 
-def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> AbstractContextManager[None]:
+def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> AbstractContextManager[Any]:
     """Within the block, the model has the noise of these settings and this draw."""
     kind = {name: settings.get(name, usual) for name, usual in KIND_OF_NOISE.items()}
     return restored(perturbed(model, **kind, seed=settings["seed"], draw=draw))

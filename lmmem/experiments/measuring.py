@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ __all__ = [
     "heads",
     "held",
     "kept",
+    "loaded",
     "measured",
     "ready",
     "restored",
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 SEQUENCES_PER_PART = 10_000
+T = TypeVar("T")
 Settings = dict[str, Any]  # what determines a measurement, as JSON values
 held: dict[tuple[str, ...], PreTrainedModel] = {}  # the model measured last: one at a time
 
@@ -171,27 +173,25 @@ def ready(info: ModelInfo, settings: Settings, tokens: np.ndarray) -> tuple[PreT
     ------
     BadInputError : it cannot be loaded as asked, is another model here, or cannot read these tokens.
     """
+    model = loaded(info, settings)
     try:
-        model = _loaded(info, settings)
         as_tokens(model, tokens, "sequences")
-    except DamagedError:  # of this machine: another may have the file whole
-        raise
     except ValueError as error:
         raise BadInputError(str(error)) from error
     return model, *split(tokens)
 
 
 @contextmanager
-def restored(change: AbstractContextManager[Any]) -> Iterator[None]:
-    """Within the block, a change of the held model's weights that comes off after it.
+def restored(change: AbstractContextManager[T]) -> Iterator[T]:
+    """Within the block, a change of the held model's weights that comes off after it; what it yields is yielded.
 
     Raises
     ------
     BadInputError : the change cannot be made to this model.
     """
     try:
-        with change:
-            yield
+        with change as changed:
+            yield changed
     except ValueError as error:
         raise BadInputError(str(error)) from error
     except BaseException:
@@ -211,24 +211,29 @@ def kept(settings: Settings, said: np.ndarray) -> dict[str, list[np.ndarray]]:
     return {"said": list(said.astype(np.int32))} if settings.get("keep_tokens") else {}
 
 
-def _loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
+def loaded(info: ModelInfo, settings: Settings) -> PreTrainedModel:
     """The model of these settings, loaded unless it is the one measured last.
 
     Raises
     ------
-    ValueError : it cannot be loaded as asked, or this machine has other weights under its name.
+    BadInputError : it cannot be loaded as asked, or this machine has other weights under its name.
     """
     key = _weights(settings)
     if key not in held:
         name, steps = settings["model"], settings.get("mean_of", [settings["step"]])
-        MODELS.take(info)
-        if weights_of(name, steps) != settings["weights"]:
-            raise ValueError(
-                f"the weights of {name} at step {settings['step']} differ between machines: let all of them use one "
-                "cache folder, named by LMMEM_CACHE"
-            )
-        held.clear()  # before the next is loaded, so that two never take memory at once
-        held[key] = load_mean(name, steps, settings["dtype"], settings["device"])
+        try:
+            MODELS.take(info)
+            if weights_of(name, steps) != settings["weights"]:
+                raise ValueError(
+                    f"the weights of {name} at step {settings['step']} differ between machines: let all of them use "
+                    "one cache folder, named by LMMEM_CACHE"
+                )
+            held.clear()  # before the next is loaded, so that two never take memory at once
+            held[key] = load_mean(name, steps, settings["dtype"], settings["device"])
+        except DamagedError:  # of this machine: another may have the file whole
+            raise
+        except ValueError as error:
+            raise BadInputError(str(error)) from error
     return held[key]
 
 

@@ -657,13 +657,11 @@ class Study:
             rows = np.arange(min(step * corpus.rows_per_step, corpus.trained_rows))
             rows = np.setdiff1d(rows, corpus.presented["index"])
             rows = np.random.default_rng([self.seed, 1]).permutation(rows)[:NATURAL_ROWS]
+        elif "tokens" in sequences:
+            rows = np.arange(min(NATURAL_ROWS, len(corpus)))
         else:
-            index = np.array([-1]) if "tokens" in sequences else sequences["index"].to_numpy()
-            first = (
-                0
-                if "tokens" in sequences
-                else index[np.asarray(corpus.exposure_step(index)) <= self.met(sequences)[1]].max() + 1
-            )
+            index = sequences["index"].to_numpy()
+            first = index[np.asarray(corpus.exposure_step(index)) <= self.met(sequences)[1]].max() + 1
             rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), index)
         if len(rows) < teaching.TAUGHT_A_STEP:
             raise ValueError(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from lmmem.corpora.corpus import Corpus
-from lmmem.experiments.measuring import Settings, check_whole, digest, held, measured, ready, settings_of, task_of
+from lmmem.experiments.measuring import Settings, check_whole, digest, measured, ready, restored, settings_of, task_of
 from lmmem.inference import decoding
 from lmmem.inference.scoring import cross_entropy
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
@@ -116,16 +116,12 @@ def _relearning_part(
     rng = np.random.default_rng([seed, 0])
     lines = []
     bar = tqdm(range(1 + settings["presentations"]), desc=f"seed {seed}", unit="presentation", leave=False)
-    try:
-        with taught(model, settings["optimizer"], settings["learning_rate"]) as teacher:
-            for presentation in bar:
-                if presentation:
-                    _teach_once(teacher, passages, natural, -(-len(tokens) // TAUGHT_A_STEP), rng)
-                distance = levenshtein(decoding.greedy(model, prompts), truth)
-                lines.append((presentation, distance, cross_entropy(model, prompts, truth)))
-    except BaseException:
-        held.clear()  # its weights may not all be restored
-        raise
+    with restored(taught(model, settings["optimizer"], settings["learning_rate"])) as teacher:
+        for presentation in bar:
+            if presentation:
+                _teach_once(teacher, passages, natural, -(-len(tokens) // TAUGHT_A_STEP), rng)
+            distance = levenshtein(decoding.greedy(model, prompts), truth)
+            lines.append((presentation, distance, cross_entropy(model, prompts, truth)))
     return pd.DataFrame(
         {
             "model": settings["model"],
