@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["attention_for_decoding", "cache_in_pieces"]
+__all__ = ["Pieces", "attention_for_decoding", "cache_in_pieces"]
 
 NAME = "lmmem_decoding"  # of our attention, among those of transformers
 ARCHITECTURES = ("gpt_neox", "llama")  # whose layers hand on what the cache gives them as it is, and see all of it

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from transformers import Cache, DynamicCache
 
 from lmmem.inference import recording
-from lmmem.inference.attention import attention_for_decoding, cache_in_pieces
+from lmmem.inference.attention import attention_for_decoding
 from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.products import fast_products
+from lmmem.inference.reading import (
+    LOGITS,
+    NoNumbersError,
+    Way,
+    evaluating,
+    memory_for,
+    out_of_memory,
+    reader_of,
+    way_of,
+)
 from lmmem.inference.tokens import as_tokens
 from lmmem.protocol import CONTINUATION
 
@@ -28,13 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["greedy", "sample"]
 
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
-FREE_SHARE = 0.5  # of the GPU's free memory, for keys and values
-PROCESSOR_BYTES = 2**31  # for keys and values on a processor
-OUT_OF_MEMORY = (
-    *("can't allocate memory", "could not create a primitive"),  # torch and oneDNN, on a processor
-    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
-)
-Choose = Callable[[torch.Tensor, int], torch.Tensor]  # logits (n, vocabulary), position -> tokens (n,)
+# logits (n, vocabulary), position -> tokens (n,), and a number each that is finite if all logits are numbers
+Choose = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 
 
 def greedy(
@@ -62,7 +66,9 @@ def greedy(
 
     Raises
     ------
-    ValueError : prompts are no matrix of ids in the vocabulary, or do not fit the model's context.
+    ValueError : prompts are no matrix of ids in the vocabulary, or do not fit the model's context; or the model is
+        not causal, or cannot be read from token ids alone.
+    FloatingPointError : logits are no numbers; of which sequence.
 
     >>> from lmmem import load_model
     >>> greedy(load_model("pocket-mini"), [[5, 6, 7]], length=4).shape
@@ -71,17 +77,21 @@ def greedy(
     tokens = _prompts(model, prompts, length)
     banned, on_cpu = _end_of_text(model) if ban_end_of_text else None, model.device.type == "cpu"
 
-    def choose(logits: torch.Tensor, position: int) -> torch.Tensor:
+    def choose(logits: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         if banned is not None:
             logits[:, banned] = -torch.inf
-        return (logits.float() if on_cpu else logits).argmax(dim=-1)  # a processor has no fast argmax in half precision
+        largest, tokens = (logits.float() if on_cpu else logits).max(dim=-1)  # a processor is slow in half precision
+        return tokens, largest  # of which one is no number if any logit is none
 
-    size = _batch(model, batch_size, len(tokens), tokens.shape[1] + length)
+    if not len(tokens):
+        return np.empty((0, length), dtype=np.int64)
+    way = way_of(model, tokens)
+    size = _batch(model, way, batch_size, len(tokens), tokens.shape[1] + length)
     continuations = np.empty((len(tokens), length), dtype=np.int64)
     row = 0
     while row < len(tokens):
         try:
-            batch = _decode(model, tokens[row : row + size], length, choose, capacity=size)
+            batch = _decode(model, way, tokens[row : row + size], length, choose, first=row, capacity=size)
         except RuntimeError as error:
             size = _half(model, size, error)
             continue
@@ -140,7 +150,10 @@ def sample(
     tokens = _prompts(model, prompts, length)
     n = len(tokens)
     uniforms = np.random.default_rng(seed).random((n, samples, length), dtype=np.float32)
-    size = _batch(model, batch_size, n * samples, tokens.shape[1] + length)
+    if not n:
+        return np.empty((samples, 0, length), dtype=np.int64)
+    way = way_of(model, tokens)
+    size = _batch(model, way, batch_size, n * samples, tokens.shape[1] + length)
     continuations = np.empty((samples, n, length), dtype=np.int64)
     row = first = 0
     while row < n:
@@ -150,15 +163,14 @@ def sample(
         capacity, (rows, copies, _) = rows * copies, u.shape
         u = u.flatten(0, 1)  # (rows * copies, length)
 
-        def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> torch.Tensor:
+        def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> tuple[torch.Tensor, torch.Tensor]:
             cumulative = torch.softmax(logits.float() / temperature, dim=-1).cumsum(dim=-1)
-            target = u[:, position, None] * cumulative[:, -1:]
-            return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+            every = cumulative[:, -1:]
+            tokens = torch.searchsorted(cumulative, u[:, position, None] * every, right=True)[:, 0]
+            return tokens.clamp(max=logits.shape[-1] - 1), every[:, 0]
 
         try:
-            batch = _decode(
-                model, tokens[row : row + rows], length, choose, copies, capacity
-            )  # (rows * copies, length)
+            batch = _decode(model, way, tokens[row : row + rows], length, choose, row, copies, capacity)
         except RuntimeError as error:
             size = _half(model, size, error)
             continue
@@ -173,8 +185,7 @@ def sample(
 def _half(model: PreTrainedModel, size: int, error: RuntimeError) -> int:
     """Half as many continuations at a time, if memory was what `error` is about; else it is raised again."""
     recording.forget(model)
-    short = isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-    if not short or size == 1:
+    if not out_of_memory(error) or size == 1:
         raise error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -183,75 +194,45 @@ def _half(model: PreTrainedModel, size: int, error: RuntimeError) -> int:
 
 @torch.inference_mode()
 def _decode(
-    model: PreTrainedModel, tokens: torch.Tensor, length: int, choose: Choose, copies: int = 1, capacity: int = 1
+    model: PreTrainedModel,
+    way: Way,
+    tokens: torch.Tensor,
+    length: int,
+    choose: Choose,
+    first: int = 0,
+    copies: int = 1,
+    capacity: int = 1,
 ) -> torch.Tensor:
     """(n, k) -> (n * copies, length): read the prompts once, then one token at a time.
 
-    `capacity` is how many continuations the largest batch of this call has.
+    `first` is the number of the first prompt, for messages; `capacity` is how many continuations the largest batch of
+    this call has.
     """
-    n, k = tokens.shape
+    (n, k), each = tokens.shape, copies
     output = torch.empty(n * copies, length, dtype=torch.long, device=tokens.device)
-    with shared_cores(model.device), attention_for_decoding(model) as in_pieces, fast_products(model, n * copies):
-        reader = _reader(model, k + length, in_pieces, max(capacity, n * copies))
+    finite = torch.ones(n * copies, dtype=torch.bool, device=tokens.device)
+    if not way.branches:
+        tokens, copies = tokens.repeat_interleave(copies, dim=0), 1
+    with (
+        evaluating(model),
+        shared_cores(model.device),
+        attention_for_decoding(model) as in_pieces,
+        fast_products(model, n * each),
+    ):
+        reader = reader_of(model, way, k + length, in_pieces, max(capacity, n * each))
         logits = reader.read(tokens)
         if copies > 1:
             reader.branch(copies)
             logits = logits.repeat_interleave(copies, dim=0)
         for position in range(length):
             look()
-            output[:, position] = choose(logits, position)
+            output[:, position], weighed = choose(logits, position)
+            finite &= weighed.isfinite()
             if position < length - 1:
                 logits = reader.read(output[:, position, None])
+    if not bool(finite.all()):
+        raise NoNumbersError(model, first + int(finite.int().argmin()) // each)
     return output
-
-
-class _Reader:
-    """Reads tokens, keeps what later ones need of them, and gives the logits after the last."""
-
-    def __init__(self, model: PreTrainedModel, cache: Cache) -> None:
-        self.model, self.cache = model, cache
-
-    def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(n, tokens) -> (n, vocabulary)."""
-        return self.model(tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-
-    def branch(self, copies: int) -> None:
-        """From now on each prompt has so many continuations."""
-        self.cache.batch_repeat_interleave(copies)
-
-
-class _RecordedReader(_Reader):
-    """After the prompts, takes a step that a GPU has recorded."""
-
-    def __init__(self, model: PreTrainedModel, longest: int, capacity: int) -> None:
-        super().__init__(model, DynamicCache(config=model.config))
-        self.longest, self.capacity, self.copies = longest, capacity, 1
-        self.step: recording.Step | None = None
-
-    def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        if self.step is None and not self.cache.get_seq_length():
-            return super().read(tokens)
-        if self.step is None:
-            self.step = recording.step_for(self.model, self.capacity, self.longest)
-            try:
-                self.step.begin(self.model, self.cache, self.copies)
-            except BaseException:  # short of memory, or interrupted
-                recording.forget(self.model)
-                raise
-            self.cache = DynamicCache()  # what the step now holds
-        return self.step(self.model, tokens)
-
-    def branch(self, copies: int) -> None:
-        self.copies = copies
-
-
-def _reader(model: PreTrainedModel, longest: int, in_pieces: bool, capacity: int) -> _Reader:
-    """The fastest for this model, `longest` tokens with their prompts, and `capacity` continuations at most."""
-    if in_pieces:
-        return _Reader(model, cache_in_pieces(model))
-    if model.device.type == "cuda" and recording.can_record(model):
-        return _RecordedReader(model, longest, capacity)
-    return _Reader(model, DynamicCache(config=model.config))
 
 
 def _prompts(model: PreTrainedModel, prompts: ArrayLike, length: int) -> torch.Tensor:
@@ -267,28 +248,16 @@ def _end_of_text(model: PreTrainedModel) -> int:
     return end
 
 
-def _batch(model: PreTrainedModel, batch_size: int | None, n: int, length: int) -> int:
-    """Continuations at a time: as asked, else as many as there is memory for keys and values of `length` tokens.
+def _batch(model: PreTrainedModel, way: Way, batch_size: int | None, n: int, length: int) -> int:
+    """Continuations at a time: as asked, else as many as there is memory for, of `length` tokens with their prompts.
 
-    All of n in batches of one size, as nearly as can be.
+    What is kept of each token counts, and what is computed from its logits. All of n in batches of one size, as nearly
+    as can be.
     """
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return min(batch_size, max(1, n))
-    kind = model.device.type
-    memory = PROCESSOR_BYTES
-    if kind == "cuda":
-        cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-        free = torch.cuda.mem_get_info(model.device)[0] + cached + recording.held_bytes(model)
-        memory = int(FREE_SHARE * free)
-    size = max(1, min(BATCH.get(kind, 64), memory // (length * _bytes_per_token(model))))
+    each = length * way.bytes_per_token + LOGITS * way.vocabulary
+    size = max(1, min(BATCH.get(model.device.type, 64), int(memory_for(model) / each)))
     return math.ceil(n / math.ceil(n / size)) if n else size
-
-
-def _bytes_per_token(model: PreTrainedModel) -> int:
-    """Of keys and values, in all layers; a processor keeps them in float32."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * (4 if model.device.type == "cpu" else model.dtype.itemsize)

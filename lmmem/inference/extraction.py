@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from transformers import DynamicCache
 
 from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.products import fast_products
-from lmmem.inference.scoring import _logits
+from lmmem.inference.reading import LOGITS, NoNumbersError, Rereader, Way, evaluating, memory_for, way_of
+from lmmem.inference.scoring import by_token
 from lmmem.inference.tokens import as_tokens
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ def extraction_log_probs(
     """
     for temperature in temperatures:
         _check(temperature, top_k)
-    parts = []
-    for logits, true in _logits(model, prompts, truth):
+
+    def said(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         logits = _likeliest(logits, top_k)
         own = logits.gather(-1, true[..., None])[..., 0]
-        parts.append(torch.stack([own / t - (logits / t).logsumexp(dim=-1) for t in temperatures]).double().cpu())
-    return torch.cat(parts, dim=1).numpy() if parts else np.empty((len(temperatures), *np.shape(truth)))
+        return torch.stack([own / t - (logits / t).logsumexp(dim=-1) for t in temperatures])
+
+    found = by_token(model, prompts, truth, said, values=len(temperatures))
+    return found.reshape(len(temperatures), *np.shape(truth)).astype(np.float64)
 
 
 @torch.inference_mode()
@@ -129,22 +131,29 @@ def near_verbatim_log_mass(
         raise ValueError(f"distance={distance}: of {length} tokens, 0 .. {length} may differ")
     if beams < 1:
         raise ValueError(f"beams={beams}: 1 hypothesis or more is kept")
-    size = max(1, HYPOTHESES // (1 + distance * beams))  # sequences at a time
+    if not n:
+        return np.empty((0, distance + 1))
+    way = way_of(model, read)
+    each = (read.shape[1] + length) * way.bytes_per_token + LOGITS * way.vocabulary
+    most = min(HYPOTHESES, int(memory_for(model) / each))
+    size = max(1, most // (1 + distance * beams))  # sequences at a time
     mass = np.empty((n, distance + 1))
     for row in range(0, n, size):
         rows = slice(row, row + size)
-        mass[rows] = _searched(model, read[rows], true[rows], distance, temperature, top_k, beams)
+        mass[rows] = _searched(model, way, read[rows], true[rows], distance, temperature, top_k, beams, first=row)
     return mass
 
 
 def _searched(
     model: PreTrainedModel,
+    way: Way,
     prompts: torch.Tensor,
     truth: torch.Tensor,
     distance: int,
     temperature: float,
     top_k: int | None,
     beams: int,
+    first: int,
 ) -> np.ndarray:
     """As :func:`near_verbatim_log_mass`, of one batch (n, k) and (n, l).
 
@@ -152,38 +161,40 @@ def _searched(
     """
     (n, length), width = truth.shape, 1 + distance * beams
     places = [slice(0, 1), *(slice(1 + c * beams, 1 + (c + 1) * beams) for c in range(distance))]
-    first = torch.arange(n, device=truth.device)[:, None] * width  # of each sequence, among all hypotheses
-    mass = torch.full((n, width), -torch.inf, dtype=torch.float64, device=truth.device)
+    begins = torch.arange(n)[:, None] * width  # of each sequence, among all hypotheses
+    mass = torch.full((n, width), -torch.inf, dtype=torch.float64)  # on the processor: not all devices have float64
     mass[:, 0] = 0.0
-    cache = DynamicCache(config=model.config)
-    with shared_cores(model.device), fast_products(model, n * width):
-        logits = model(prompts, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-        logits = logits.repeat_interleave(width, dim=0)
-        cache.batch_repeat_interleave(width)
+    with evaluating(model), shared_cores(model.device), fast_products(model, n * width):
+        reader = way.reader(model) if way.branches else Rereader(model)
+        logits = reader.read(prompts).repeat_interleave(width, dim=0)
+        reader.branch(width)
         for position in range(length):
             look()
-            said = (_likeliest(logits.float(), top_k) / temperature).log_softmax(dim=-1)
-            every = mass[..., None] + said.view(n, width, -1)  # (n, width, vocabulary)
-            vocabulary, true = every.shape[-1], truth[:, position, None]
-            right = every.gather(-1, true[..., None].expand(n, width, 1))[..., 0]  # (n, width)
-            every.scatter_(-1, true[..., None].expand(n, width, 1), -torch.inf)  # left are those that differ here
+            said = (_likeliest(logits.float(), top_k) / temperature).log_softmax(dim=-1).view(n, width, -1)
+            true = truth[:, position, None].expand(n, width)
+            right = mass + said.gather(-1, true[..., None])[..., 0].cpu()
+            likeliest = said.scatter_(-1, true[..., None], -torch.inf).topk(min(beams, said.shape[-1]))
+            wrong = mass[..., None] + likeliest.values.cpu()  # (n, width, beams): those that differ here
+            other, true = likeliest.indices.cpu(), true.cpu()
             mass = torch.full_like(mass, -torch.inf)
             mass[:, 0] = right[:, 0]
-            parent, token = torch.zeros_like(mass, dtype=torch.long), true.repeat(1, width)
+            parent, token = torch.zeros_like(mass, dtype=torch.long), true.clone()
             for before, here in itertools.pairwise(places):
-                differing = every[:, before].flatten(1)
-                wrong, where = differing.topk(min(beams, differing.shape[1]))
-                together = torch.cat([right[:, here], wrong], dim=1)
-                of = torch.arange(here.start, here.stop, device=truth.device).expand(n, beams)
-                parents = torch.cat([of, before.start + where // vocabulary], dim=1)
-                tokens = torch.cat([true.expand(n, beams), where % vocabulary], dim=1)
+                differing = wrong[:, before].flatten(1)
+                differing, where = differing.topk(min(beams, differing.shape[1]))
+                together = torch.cat([right[:, here], differing], dim=1)
+                of = torch.arange(here.start, here.stop).expand(n, beams)
+                parents = torch.cat([of, before.start + where // wrong.shape[-1]], dim=1)
+                tokens = torch.cat([true[:, here], other[:, before].flatten(1).gather(1, where)], dim=1)
                 mass[:, here], best = together.topk(beams)
                 parent[:, here], token[:, here] = parents.gather(1, best), tokens.gather(1, best)
             if position < length - 1:
-                cache.batch_select_indices((first + parent).flatten())
-                logits = model(token.view(-1, 1), past_key_values=cache, use_cache=True).logits[:, -1]
+                reader.select((begins + parent).flatten().to(truth.device))
+                logits = reader.read(token.view(-1, 1).to(truth.device))
+    if bool(mass.isnan().any()):
+        raise NoNumbersError(model, first + int(mass.isnan().any(dim=1).int().argmax()))
     by_number = torch.stack([mass[:, place].logsumexp(dim=1) for place in places], dim=1)
-    return by_number.logcumsumexp(dim=1).cpu().numpy()
+    return by_number.logcumsumexp(dim=1).numpy()
 
 
 def _likeliest(logits: torch.Tensor, top_k: int | None) -> torch.Tensor:

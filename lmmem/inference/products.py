@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["fast_products"]
+__all__ = ["fast_products", "laid_out_bytes"]
 
 DTYPES = (torch.float32, torch.bfloat16)
 LAID_OUT_BYTES = 2**30  # a model with more weights is multiplied by them as they lie, a little slower
@@ -38,10 +38,9 @@ def fast_products(model: nn.Module, rows: int) -> Iterator[None]:
     >>> with fast_products(layer, rows=5):
     ...     torch.testing.assert_close(layer(x), expected)
     """
-    layers = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
-    layers = [layer for layer in layers if _can(layer)]
+    layers = _layers(model)
     product = torch.ops.mkldnn._linear_pointwise.default if layers else None
-    small = sum(layer.weight.nbytes for layer in layers) <= LAID_OUT_BYTES
+    small = bool(laid_out_bytes(model))
     try:
         for layer in layers:
             weight = layer.weight.detach()
@@ -52,6 +51,21 @@ def fast_products(model: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+def laid_out_bytes(model: nn.Module) -> int:
+    """The second copy of a small model's weights that is held meanwhile; 0 if there is none.
+
+    >>> laid_out_bytes(nn.LayerNorm(3))
+    0
+    """
+    held = sum(layer.weight.nbytes for layer in _layers(model))
+    return held if held <= LAID_OUT_BYTES else 0
+
+
+def _layers(model: nn.Module) -> list[nn.Linear]:
+    layers = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    return [layer for layer in layers if _can(layer)]
 
 
 def _linear(product: Any, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Every greedy table bears it. Knows nothing of decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,15 +14,26 @@ from numpy.typing import ArrayLike
 
 from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.products import fast_products
+from lmmem.inference.reading import (
+    LOGITS,
+    NoNumbersError,
+    evaluating,
+    logits_of,
+    memory_for,
+    out_of_memory,
+    way_of,
+)
 from lmmem.inference.tokens import as_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["TokenScores", "cross_entropy", "score_tokens"]
+__all__ = ["TokenScores", "by_token", "cross_entropy", "score_tokens"]
 
 BATCH = {"cpu": 16, "gpu": 64}  # sequences at a time: on a processor as few as keep its products busy
+BYTES = 3 * 2**29  # of logits at a time, at most, and of what is computed from them
 CACHED = 2**19  # logits that are looked at together on a processor, so that they stay in its cache
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TokenScores(NamedTuple):
@@ -49,18 +60,19 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
 
     Raises
     ------
-    ValueError : prompts and truth do not pair, or the model cannot read them.
+    ValueError : prompts and truth do not pair, or the model cannot read them; or it is not causal.
+    FloatingPointError : logits are no numbers; of which sequence.
 
     >>> import lmmem
     >>> corpus = lmmem.training_data("pocket-mini")
     >>> cross_entropy(lmmem.load_model("pocket-mini"), *lmmem.split(corpus[:5])).shape
     (5,)
     """
-    losses = [
-        torch.nn.functional.cross_entropy(logits.mT, truth, reduction="none").double().mean(dim=1).cpu()
-        for logits, truth in _logits(model, prompts, truth)
-    ]
-    return torch.cat(losses).numpy() if losses else np.empty(0)
+
+    def lost(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits.mT, true, reduction="none")
+
+    return torch.from_numpy(by_token(model, prompts, truth, lost)).double().mean(dim=-1).numpy()
 
 
 def score_tokens(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) -> TokenScores:
@@ -83,37 +95,94 @@ def score_tokens(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) -
     >>> score_tokens(lmmem.load_model("pocket-mini"), *lmmem.split(corpus[:5])).rank.shape
     (5, 64)
     """
-    parts = []
-    for logits, true in _logits(model, prompts, truth):
+
+    def scores(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         logits = logits.log_softmax(dim=-1)
         own = logits.gather(-1, true[..., None])
+        logits.clamp_(
+            min=torch.finfo(logits.dtype).min
+        )  # nothing times minus infinity, of a token ruled out, is nothing
         weights = logits.exp()
         mean = torch.linalg.vecdot(weights, logits)
         square = torch.linalg.vecdot(weights.mul_(logits), logits)
         spread = (square - mean.square()).clamp_min(0).sqrt()  # below 0 by rounding, where one token is sure
-        rank = 1 + logits.gt_(own).sum(dim=-1)
-        parts.append((own[..., 0].cpu(), -mean.cpu(), spread.cpu(), rank.int().cpu()))
-    if not parts:
-        dtypes = (np.float32, np.float32, np.float32, np.int32)
-        return TokenScores(*(np.empty(np.shape(truth), dtype) for dtype in dtypes))
-    return TokenScores(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+        rank = 1 + logits.gt_(own).sum(dim=-1)  # below 2^24, so exact in float32
+        return torch.stack([own[..., 0], -mean, spread, rank])
+
+    log_prob, entropy, spread, rank = by_token(model, prompts, truth, scores, values=4)
+    return TokenScores(log_prob, entropy, spread, rank.astype(np.int32))
 
 
-@torch.inference_mode()
-def _logits(
-    model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batch by batch the logits (n, l, vocabulary), float32, that predict the truth (n, l)."""
+def by_token(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike, score: Score, values: int = 1) -> np.ndarray:
+    """Numbers for each token of the truth, of the logits that predict it: one forward pass, in bounded memory.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : (n, k) token ids.
+    truth : (n, l) token ids.
+    score : of logits (m, t, vocabulary), float32, that predict some tokens of the truth (m, t), the numbers
+        (values, m, t), or (m, t) if it is one; may write over the logits.
+    values : how many numbers a token has.
+
+    Returns
+    -------
+    (values, n, l) float32, or (n, l) if it is one. As many rows are looked at together as memory is meant for, fewer
+    where it is short, and of a long row some tokens at a time.
+
+    Raises
+    ------
+    ValueError : as for :func:`cross_entropy`.
+    FloatingPointError : logits are no numbers.
+
+    >>> import lmmem
+    >>> prompts, truth = lmmem.split(lmmem.training_data("pocket-mini")[:5])
+    >>> largest = by_token(lmmem.load_model("pocket-mini"), prompts, truth, lambda logits, true: logits.amax(dim=-1))
+    >>> largest.shape
+    (5, 64)
+    """
     prompts, truth = as_tokens(model, prompts), as_tokens(model, truth, "truth", more=np.shape(prompts)[-1] - 1)
     if len(prompts) != len(truth):
         raise ValueError(f"prompts {tuple(prompts.shape)} and truth {tuple(truth.shape)} must pair, row by row")
-    tokens, length = torch.cat([prompts, truth], dim=1), truth.shape[1]
-    on_processor = model.device.type == "cpu"
-    size = BATCH["cpu" if on_processor else "gpu"]
-    few = max(1, CACHED // (length * model.config.vocab_size)) if on_processor else size
-    with shared_cores(model.device), fast_products(model, size * tokens.shape[1]):
-        for batch in filter(len, tokens.split(size)):
-            look()
-            logits = model(batch[:, :-1], logits_to_keep=length, use_cache=False).logits
-            for some, true in zip(logits.split(few), batch[:, -length:].split(few), strict=True):
-                yield some.float(), true
+    found = torch.empty(values, *truth.shape)
+    if not len(truth):
+        return found.squeeze(0).numpy() if values == 1 else found.numpy()
+    way, tokens, length = way_of(model, prompts), torch.cat([prompts, truth], dim=1), truth.shape[1]
+    bytes_each = LOGITS * way.vocabulary * (length if way.few else tokens.shape[1])  # of a row's logits
+    memory = min(BYTES, memory_for(model))
+    size = int(max(1, min(len(tokens), BATCH["cpu" if model.device.type == "cpu" else "gpu"], memory // bytes_each)))
+    together = length if memory >= bytes_each else int(max(1, memory // (LOGITS * way.vocabulary)))  # tokens of a row
+    row = 0
+    while row < len(tokens):
+        try:
+            for start in range(0, length, together):
+                span = slice(start, min(length, start + together))
+                found[:, row : row + size, span] = _of_batch(model, tokens[row : row + size], length, span, score, row)
+        except RuntimeError as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            size //= 2
+            continue
+        row += size
+    return found.squeeze(0).numpy() if values == 1 else found.numpy()
+
+
+@torch.inference_mode()
+def _of_batch(
+    model: PreTrainedModel, tokens: torch.Tensor, length: int, span: slice, score: Score, first: int
+) -> torch.Tensor:
+    """(values or 1, m, t), of the tokens (m, k + length) that are in a span of their last `length`."""
+    begin, keep = tokens.shape[1] - length, span.stop - span.start
+    found: list[torch.Tensor] = []
+    with evaluating(model), shared_cores(model.device), fast_products(model, tokens.numel()):
+        look()
+        every = logits_of(model, tokens[:, : begin + span.stop - 1], keep)  # what comes later changes nothing
+        few = max(1, CACHED // (keep * every.shape[-1])) if model.device.type == "cpu" else len(tokens)
+        true = tokens[:, begin + span.start : begin + span.stop]
+        for logits, of in zip(every.split(few), true.split(few), strict=True):
+            logits = logits.float()
+            finite = logits.amax(dim=-1).isfinite()  # the largest is no number if any is none
+            if not bool(finite.all()):
+                raise NoNumbersError(model, first + len(found) * few + int(finite.all(dim=-1).int().argmin()))
+            found.append(score(logits, of).cpu())
+    return torch.cat(found, dim=-2)

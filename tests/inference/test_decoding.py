@@ -256,9 +256,9 @@ expected = decoding.greedy(model, prompts, 4, batch_size=50)
 sampled = decoding.sample(model, prompts[:2], 0.8, 200, seed=0, length=4, batch_size=50)
 sizes, decode = [], decoding._decode
 
-def noted(model, tokens, length, choose, copies=1, capacity=1):
+def noted(model, way, tokens, length, choose, first, copies=1, capacity=1):
     sizes.append(len(tokens) * copies)
-    return decode(model, tokens, length, choose, copies, capacity)
+    return decode(model, way, tokens, length, choose, first, copies, capacity)
 
 decoding._decode = noted
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024

@@ -13,7 +13,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
-from lmmem.inference import decoding, recording
+from lmmem.inference import decoding, reading, recording
 from lmmem.inference.decoding import greedy, sample
 from lmmem.inference.perturbation import perturbed
 
@@ -47,8 +47,8 @@ def as_on_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(decoding, "attention_for_decoding", lambda model: contextlib.nullcontext(False))
     monkeypatch.setattr(
         decoding,
-        "_reader",
-        lambda model, longest, in_pieces, capacity: decoding._RecordedReader(model, longest, capacity),
+        "reader_of",
+        lambda model, way, longest, in_pieces, capacity: reading._RecordedReader(model, longest, capacity),
     )
 
 
