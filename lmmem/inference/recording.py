@@ -2,7 +2,8 @@
 
 A GPU takes as long to be told of a small step's kernels as to run them. A CUDA graph tells it once:
 the step is recorded the first time and repeated from then on, for all tokens and all draws, because
-noise on the weights changes them in place. Knows no logits.
+noise on the weights changes them in place. A recording is compared with a plain step when it is first
+used; a model with which they differ takes plain steps from then on. Chooses no tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Step:
     """The logits after one more token of n continuations, of `longest` tokens at most with their prompts.
 
     Keys and values lie in transformers' ``StaticCache``, whose position is a tensor: no shape, no
-    address and no number of Python's changes from step to step.
+    address and no number of Python's changes from step to step. At its first use it takes two steps, which
+    one plain pass over both tokens has to agree with: where they do not, plain steps are taken.
     """
 
     def __init__(self, model: PreTrainedModel, n: int, longest: int) -> None:
@@ -36,6 +38,8 @@ class Step:
         self.layers = cast("list[StaticLayer]", self.cache.layers)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: torch.Tensor | None = None
+        self.compared = False
+        self.plain: Cache | None = None  # what was read, until the step is compared, and after that if it differs
 
     def begin(self, model: PreTrainedModel, prompts: Cache, copies: int) -> None:
         """Go on from prompts that have been read, each with so many continuations."""
@@ -51,6 +55,7 @@ class Step:
                 short = next((e for e in (error, error.__context__) if isinstance(e, torch.OutOfMemoryError)), None)
                 if short:
                     raise short from None
+                _unfit.add(model)
                 warnings.warn(f"a step of this model cannot be recorded, and takes longer: {error}", stacklevel=2)
         for layer, states in zip(self.layers, read, strict=True):
             for kept, part in zip(_states(layer), states, strict=True):
@@ -58,9 +63,36 @@ class Step:
                 kept[: n * copies].unflatten(0, (n, copies))[..., :k, :] = part[:, None]
                 kept[..., k:, :] = 0  # a number that is none, of an earlier draw, would be none times nothing too
         self._at(prompts.get_seq_length())
+        if not self.compared:
+            self.plain = prompts
+            if copies > 1:
+                prompts.batch_repeat_interleave(copies)
 
     def __call__(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         """Logits (m, vocabulary) after these tokens (m, 1), m <= n; the next call writes over them."""
+        if self.plain is None:
+            return self._take(model, tokens)
+        if self.compared:
+            return _read(model, tokens, self.plain)[:, -1]
+        before = self.plain.get_seq_length()
+        taken = [self._take(model, tokens).clone() for _ in range(2)]  # the same token twice
+        expected = _read(model, tokens.expand(-1, 2), self.plain)
+        self.compared = True
+        if _alike(torch.stack(taken, dim=1), expected):
+            self.plain = None
+            self._at(before + 1)  # the second is forgotten
+            return taken[0]
+        _unfit.add(model)
+        forget(model)
+        self.plain.crop(-1)
+        warnings.warn(
+            f"a recorded step of {type(model).__name__} says another thing than a plain one: plain steps are taken, "
+            "which are right and take longer",
+            stacklevel=2,
+        )
+        return expected[:, 0]
+
+    def _take(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         self.tokens[: len(tokens)] = tokens
         if self.graph is None:
             return self._compute(model)[: len(tokens)]
@@ -92,6 +124,7 @@ class Step:
 
 
 _steps: weakref.WeakKeyDictionary[PreTrainedModel, Step] = weakref.WeakKeyDictionary()  # the last one of each model
+_unfit: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()  # models that take plain steps
 
 
 def step_for(model: PreTrainedModel, n: int, longest: int) -> Step:
@@ -118,14 +151,32 @@ def held_bytes(model: PreTrainedModel) -> int:
 
 
 def can_record(model: PreTrainedModel) -> bool:
-    """Whether a step of this model is the same at every position."""
-    layers = StaticCache(config=model.config, max_cache_len=1).layers
+    """Whether a step of this model is the same at every position, by what it says and by what has been seen of it."""
     return (
-        model._can_compile_fullgraph
+        model not in _unfit
+        and model._can_compile_fullgraph
         and model.config._attn_implementation == "sdpa"  # which heeds the mask of what is not written yet
-        and all(type(layer) is StaticLayer for layer in layers)
+        and all(type(layer) is StaticLayer for layer in StaticCache(config=model.config, max_cache_len=1).layers)
         and len({parameter.device for parameter in model.parameters()}) == 1
     )
+
+
+def _read(model: PreTrainedModel, tokens: torch.Tensor, cache: Cache) -> torch.Tensor:
+    """Logits (m, k, vocabulary) after each of these tokens (m, k), in a plain pass."""
+    return model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=tokens.shape[1]).logits
+
+
+def _alike(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether logits (m, k, vocabulary) are the same but for rounding, to half of the digits of their dtype.
+
+    Each place by its own: the root mean square of the difference as a share of the standard deviation of the logits.
+    Places where they are NaN in a plain step, as under too much noise, say nothing.
+    """
+    allowed = torch.finfo(theirs.dtype).eps ** 0.5
+    ours, theirs = ours.float(), theirs.float()
+    off = torch.where(ours == theirs, 0, ours - theirs).square().mean(dim=-1).sqrt()  # a word may be left out by -inf
+    spread = theirs.masked_fill(theirs.isinf(), 0).std(dim=-1)
+    return bool((off <= allowed * spread)[~theirs.isnan().any(dim=-1)].all())
 
 
 def _states(layer: object) -> tuple[torch.Tensor, torch.Tensor]:
