@@ -210,7 +210,7 @@ def test_recorded_step_that_says_another_thing_is_found_at_its_first_use(model, 
     expected = said()
     request.getfixturevalue("as_on_a_gpu")
     plant(model)
-    with pytest.warns(UserWarning, match="a recorded step of .*ForCausalLM says another thing than a plain one"):
+    with pytest.warns(UserWarning, match="says another thing when it is recorded; plain steps are taken"):
         np.testing.assert_array_equal(said(), expected)
     assert not recording.can_record(model)  # so that plain steps are taken from now on, and nothing is said again
     assert not recording.held_bytes(model)
@@ -236,7 +236,7 @@ def test_right_step_is_trusted_in_every_dtype_and_compared_once(model, prompts, 
             greedy(model, prompts, LENGTH)
     assert compared == [True]
     assert recording.can_record(model)
-    assert recording._steps[model].plain is None
+    assert recording._steps[model].prompts is None
 
 
 def test_first_use_under_noise_that_gives_no_numbers_says_nothing_of_the_step():
@@ -266,3 +266,57 @@ def test_logits_are_alike_to_half_of_their_digits(dtype):
             ours = theirs.clone()
             ours[row, 1] += share * digits * 3 * torch.randn(5_000, generator=torch.Generator().manual_seed(1))
             assert recording._alike(ours.double().to(dtype), theirs.to(dtype)) == alike
+
+
+def test_first_use_that_shows_no_numbers_is_not_the_last_that_is_compared(prompts, as_on_a_gpu, monkeypatch):
+    model, compared, alike = model_of("gpt_neox"), [], recording._alike
+    monkeypatch.setattr(recording, "_alike", lambda *given: compared.append(given) or alike(*given))
+    weight = model.gpt_neox.final_layer_norm.weight
+    clean = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(torch.nan)
+    greedy(model, prompts, LENGTH)
+    with torch.no_grad():
+        weight.copy_(clean)
+    for _ in range(3):
+        greedy(model, prompts, LENGTH)
+    assert len(compared) == 2
+
+
+def no_static_cache(model: torch.nn.Module) -> None:
+    """Plant: a model that does not know what to do with such a cache."""
+
+    def fails(module, args, given):
+        if isinstance(given.get("past_key_values"), StaticCache):
+            raise TypeError("'NoneType' object is not subscriptable")
+
+    model.register_forward_pre_hook(fails, with_kwargs=True)
+
+
+@pytest.mark.parametrize("when", ["begin", "first step"])
+def test_step_that_cannot_be_taken_gives_way_to_plain_ones(model, prompts, as_on_a_gpu, monkeypatch, when):
+    expected = sample(model, prompts, 0.8, 3, seed=0, length=LENGTH)
+    recording.forget(model)
+    if when == "begin":
+        monkeypatch.setattr(recording, "_states", mock.Mock(side_effect=AttributeError("keys")))
+    else:
+        no_static_cache(model)
+    with pytest.warns(UserWarning, match="cannot be taken in memory that stays where it is: .*; plain steps are taken"):
+        said = sample(model, prompts, 0.8, 3, seed=0, length=LENGTH)
+    np.testing.assert_array_equal(said, expected)
+    assert not recording.can_record(model)
+
+
+def test_rows_that_are_compared_lie_all_over_the_batch(model, prompts, as_on_a_gpu, monkeypatch):
+    """A fault in the last of many copies of the last prompt alone is seen."""
+    monkeypatch.setattr(recording, "COMPARED", 5)
+    take = recording.Step._take
+
+    def wrong(self, model, tokens):
+        logits = take(self, model, tokens)
+        logits[len(tokens) - 1] += torch.arange(logits.shape[-1])
+        return logits
+
+    monkeypatch.setattr(recording.Step, "_take", wrong)
+    with pytest.warns(UserWarning, match="says another thing when it is recorded"):
+        sample(model, prompts, 0.8, 3, seed=0, length=LENGTH)
