@@ -45,7 +45,9 @@ class OtherDevice(TorchFunctionMode):
             if not isinstance(value, torch.Tensor) or (asked is None and any(value is one for one in tensors)):
                 return value
             if place and value.dtype == torch.float64 and self.device.type == "mps":
-                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it")
+                raise TypeError(
+                    "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+                )
             if any(value is one for one in tensors) and lies_there(value) != place:
                 value = value.clone()
             setattr(value, MARK, place)
