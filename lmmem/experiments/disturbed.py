@@ -302,5 +302,5 @@ def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> Iterato
         with restored(perturbed(model, **kind, seed=settings["seed"], draw=draw)):
             where += f", sigma={kind['sigma']:g}, draw={draw}"  # which an error of the noise itself names
             yield
-    except BadInputError as error:
+    except (BadInputError, FloatingPointError) as error:
         raise BadInputError(f"{where}: {error}") from error

@@ -254,9 +254,10 @@ def test_noise_that_leaves_half_precision_is_an_error_that_says_which(mini_corpu
         assert torch.equal(ours, theirs)
 
 
-def test_error_under_noise_says_which(mini_corpus, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError])
+def test_error_under_noise_says_which(mini_corpus, monkeypatch, error):
     def fails(*given):
-        raise ValueError("the logits of sequence 3 are none")
+        raise error("the logits of sequence 3 are none")
 
     monkeypatch.setattr(disturbed, "cross_entropy", fails)
     message = r"^pocket-mini at step 6, sigma=0\.5, draw=0: the logits of sequence 3 are none$"

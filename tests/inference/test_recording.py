@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, StaticCache
+from transformers import AutoModelForCausalLM, DynamicCache, GPTNeoXConfig, LlamaConfig, StaticCache
 
 from lmmem.inference import decoding, recording
 from lmmem.inference.decoding import greedy, sample
@@ -268,18 +268,18 @@ def test_logits_are_alike_to_half_of_their_digits(dtype):
             assert recording._alike(ours.double().to(dtype), theirs.to(dtype)) == alike
 
 
-def test_first_use_that_shows_no_numbers_is_not_the_last_that_is_compared(prompts, as_on_a_gpu, monkeypatch):
+def test_first_use_that_shows_no_numbers_is_not_the_last_that_is_compared(prompts, monkeypatch):
     model, compared, alike = model_of("gpt_neox"), [], recording._alike
     monkeypatch.setattr(recording, "_alike", lambda *given: compared.append(given) or alike(*given))
-    weight = model.gpt_neox.final_layer_norm.weight
+    step, tokens, weight = recording.step_for(model, 6, 28), torch.as_tensor(prompts), model.lm_head.weight
     clean = weight.detach().clone()
     with torch.no_grad():
-        weight.fill_(torch.nan)
-    greedy(model, prompts, LENGTH)
-    with torch.no_grad():
-        weight.copy_(clean)
-    for _ in range(3):
-        greedy(model, prompts, LENGTH)
+        for value in (torch.full_like(clean, torch.nan), clean, clean):
+            weight.copy_(value)
+            cache = DynamicCache()
+            model(tokens, past_key_values=cache)
+            step.begin(model, cache, 1)
+            step(model, tokens[:, :1])
     assert len(compared) == 2
 
 
