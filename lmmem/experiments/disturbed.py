@@ -6,8 +6,8 @@ Keyed by (model, step, index, sigma, draw); read from disk when they are there. 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from lmmem.models.registry import MODELS, ModelInfo, resolve_step
 from lmmem.protocol import DRAWS
 from lmmem.storage.results import Part
 from lmmem.sweep.cluster import on_one_worker
+from lmmem.sweep.tasks import BadInputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -287,7 +288,19 @@ def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:
     return {name: kind[name] for name, usual in KIND_OF_NOISE.items() if kind[name] != usual}
 
 
-def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> AbstractContextManager[Any]:
-    """Within the block, the model has the noise of these settings and this draw."""
+@contextmanager
+def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> Iterator[None]:
+    """Within the block, the model has the noise of these settings and this draw.
+
+    Raises
+    ------
+    BadInputError : the model cannot have it, or what is measured is none; with the step.
+    """
     kind = {name: settings.get(name, usual) for name, usual in KIND_OF_NOISE.items()}
-    return restored(perturbed(model, **kind, seed=settings["seed"], draw=draw))
+    where = f"{settings['model']} at step {settings['step']}"
+    try:
+        with restored(perturbed(model, **kind, seed=settings["seed"], draw=draw)):
+            where += f", sigma={kind['sigma']:g}, draw={draw}"  # which an error of the noise itself names
+            yield
+    except (BadInputError, FloatingPointError) as error:
+        raise BadInputError(f"{where}: {error}") from error

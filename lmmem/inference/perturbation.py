@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from lmmem.inference.weights import check_finite, check_weights, in_float64, put_back
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -35,6 +37,10 @@ def perturbed(
     weights that are tied are perturbed once. After the block, or an exception in it, every weight
     has its old bits.
 
+    Needs a copy of the weights, which lies beside them on a GPU as far as half of what is free there takes it, and
+    else in the processor's memory, from where it takes longer to put back; and 4 bytes for each weight of the largest
+    tensor.
+
     Parameters
     ----------
     model : any torch module; changed in place while the block runs.
@@ -51,7 +57,8 @@ def perturbed(
     Raises
     ------
     ValueError : sigma is negative or not finite, seed or draw is negative, unit is no unit, or no parameter
-        is meant by `only`.
+        is meant by `only`; weights that are no floats, as :func:`lmmem.inference.weights.check_weights` says, or
+        that are NaN or infinite, before the noise or after it, as half precision ends at 65,504.
 
     Source: the paper adds N(0, (2e-3)^2) to each weight and repeats this 200 times.
 
@@ -69,19 +76,21 @@ def perturbed(
         raise ValueError(f"seed and draw must be 0 or more; got seed={seed}, draw={draw}")
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r}: give one of {', '.join(UNITS)}")
+    check_weights(model)
     chosen = _chosen(model, only)
-    saved = [parameter.detach().clone() for _, parameter in chosen]
-    try:
+    with put_back([parameter for _, _, parameter in chosen]) as before:
         with torch.no_grad():
-            for number, parameter in chosen:
+            for (number, name, parameter), weights in zip(chosen, before, strict=True):
                 scale = sigma if unit == "weight" else sigma * _rms(parameter)
-                noise = _noise(parameter, seed, draw, number)
-                parameter.copy_(parameter.float() + scale * noise)  # rounded once, to the weights' dtype
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                noise = _noise(parameter, seed, draw, number).to(wide).mul_(scale)
+                parameter.copy_(noise.add_(parameter))  # rounded once, to the weights' dtype
+                try:
+                    check_finite(name, parameter, f"noise of sigma={sigma:g}, draw={draw}")
+                except ValueError:
+                    check_finite(name, weights)  # it may have found them so
+                    raise
         yield model
-    finally:
-        with torch.no_grad():
-            for (_, parameter), weights in zip(chosen, saved, strict=True):
-                parameter.copy_(weights)
 
 
 def parts_of(model: nn.Module) -> dict[str, list[str]]:
@@ -135,21 +144,23 @@ def cosines(model: nn.Module, changes: Sequence[Mapping[str, torch.Tensor]], see
 
     Raises
     ------
-    ValueError : a parameter has no change, or nothing changes.
+    ValueError : a parameter has no change, or nothing changes; weights as for :func:`perturbed`.
 
     >>> layer = torch.nn.Linear(100, 100, bias=False)
     >>> abs(cosines(layer, [{"weight": torch.ones(100, 100)}], seed=0, draw=0)[0]) < 0.05
     True
     """
+    check_weights(model)
     along, length, squares = np.zeros(len(changes)), np.zeros(len(changes)), 0.0
     for number, (name, parameter) in enumerate(model.named_parameters()):
         noise = _noise(parameter, seed, draw, number)
-        squares += float(noise.square().sum(dtype=torch.float64))
+        squares += _sum(noise.square())
         for which, change in enumerate(changes):
             if name not in change:
                 raise ValueError(f"no change is given of {name}: give one of every parameter")
-            along[which] += float((noise * change[name]).sum(dtype=torch.float64))
-            length[which] += float(change[name].square().sum(dtype=torch.float64))
+            check_finite(name, change[name])
+            along[which] += _sum(noise * change[name])
+            length[which] += _sum(change[name].square())
     if not length.all():
         raise ValueError("a change of the weights is 0 everywhere: give weights that differ")
     return (along / np.sqrt(squares * length)).tolist()
@@ -162,17 +173,30 @@ def weight_rms(model: nn.Module) -> float:
     ----------
     model : any torch module.
 
+    Raises
+    ------
+    ValueError : weights as for :func:`perturbed`.
+
     >>> weight_rms(torch.nn.Linear(3, 3, bias=False).requires_grad_(False)) > 0
     True
     """
-    parameters = list(model.parameters())
+    check_weights(model)
+    squares = many = 0.0
     with torch.no_grad():
-        squares = sum(float(p.double().square().sum()) for p in parameters)
-    return math.sqrt(squares / sum(p.numel() for p in parameters))
+        for name, parameter in model.named_parameters():
+            check_finite(name, parameter)
+            squares += float(in_float64(parameter).square().sum())
+            many += parameter.numel()
+    return math.sqrt(squares / many)
 
 
 def _rms(parameter: torch.Tensor) -> float:
-    return math.sqrt(float(parameter.detach().double().square().mean()))
+    return math.sqrt(float(in_float64(parameter.detach()).square().mean()))
+
+
+def _sum(values: torch.Tensor) -> float:
+    """In float64, whatever the device."""
+    return float((values.cpu() if values.device.type == "mps" else values).sum(dtype=torch.float64))
 
 
 def _noise(parameter: torch.Tensor, seed: int, draw: int, number: int) -> torch.Tensor:
@@ -182,16 +206,16 @@ def _noise(parameter: torch.Tensor, seed: int, draw: int, number: int) -> torch.
     return torch.randn(parameter.shape, generator=generator, device=parameter.device)
 
 
-def _chosen(model: nn.Module, only: str | None) -> list[tuple[int, nn.Parameter]]:
-    """The parameters that are meant, each shared one once, with their places among all."""
-    every = list(enumerate(model.named_parameters()))
+def _chosen(model: nn.Module, only: str | None) -> list[tuple[int, str, nn.Parameter]]:
+    """The parameters that are meant, each shared one once, with their places among all and their names."""
+    every = [(number, name, parameter) for number, (name, parameter) in enumerate(model.named_parameters())]
     if only is None:
-        return [(number, parameter) for number, (_, parameter) in every]
+        return every
     parts = parts_of(model)
     try:
-        names = set(parts[only]) if only in parts else {name for _, (name, _) in every if re.search(only, name)}
+        names = set(parts[only]) if only in parts else {name for _, name, _ in every if re.search(only, name)}
     except (re.error, TypeError) as error:
         raise ValueError(f"only={only!r}: give a part, or a regular expression of parameters' names: {error}") from None
     if not names:
         raise ValueError(f"only={only!r}: no parameter has such a name; the parts are {', '.join(parts)}")
-    return [(number, parameter) for number, (name, parameter) in every if name in names]
+    return [one for one in every if one[1] in names]

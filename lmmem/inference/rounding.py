@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from lmmem.inference.weights import check_finite, check_weights, put_back
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -42,7 +44,8 @@ def rounded(model: Module, to: str) -> Iterator[Module]:
 
     Raises
     ------
-    ValueError : another name, or weights that float16 cannot hold.
+    ValueError : another name; weights that float16 cannot hold, that are NaN or infinite, or that are no floats, as
+        :func:`lmmem.inference.weights.check_weights` says.
 
     Source: Dettmers et al. 2022, "LLM.int8()", arXiv 2208.07339, section 2: absmax quantisation, by rows.
 
@@ -55,26 +58,24 @@ def rounded(model: Module, to: str) -> Iterator[Module]:
     """
     if to not in ROUNDINGS:
         raise ValueError(f"to={to!r}: give one of {', '.join(ROUNDINGS)}")
-    chosen = [parameter for parameter in model.parameters() if to == "float16" or parameter.ndim > 1]
-    saved = [parameter.detach().clone() for parameter in chosen]
-    try:
+    check_weights(model)
+    chosen = {name: weights for name, weights in model.named_parameters() if to == "float16" or weights.ndim > 1}
+    with put_back(list(chosen.values())):
         with torch.no_grad():
-            for parameter in chosen:
-                parameter.copy_(_nearest(parameter.float(), to))
+            for name, parameter in chosen.items():
+                check_finite(name, parameter)
+                nearest = _nearest(parameter.float(), to)
+                if not nearest.isfinite().all():
+                    most = float(parameter.abs().max())
+                    raise ValueError(f"float16 cannot hold a weight of {most:g}, of {name}: round to int8 or int4")
+                parameter.copy_(nearest)
         yield model
-    finally:
-        with torch.no_grad():
-            for parameter, weights in zip(chosen, saved, strict=True):
-                parameter.copy_(weights)
 
 
 def _nearest(weights: torch.Tensor, to: str) -> torch.Tensor:
     """The nearest weights (rows, columns) that can be held so."""
     if to == "float16":
-        nearest = weights.half()
-        if not nearest.isfinite().all():
-            raise ValueError(f"float16 cannot hold a weight of {float(weights.abs().max()):g}: round to int8 or int4")
-        return nearest
+        return weights.half()
     levels = 2 ** (BITS[to] - 1) - 1
     scale = weights.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / levels
     scale = scale.view(-1, *[1] * (weights.ndim - 1))

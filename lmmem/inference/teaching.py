@@ -6,8 +6,9 @@ text, no schedule of what is taught when.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,9 +16,11 @@ from numpy.typing import ArrayLike
 
 from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.tokens import as_tokens
+from lmmem.inference.weights import check_weights, put_back
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["OPTIMIZERS", "Teacher", "check_teaching", "native_precision", "taught"]
 
@@ -53,6 +56,9 @@ def check_teaching(optimizer: str, learning_rate: float, dtype: str) -> None:
 class Teacher:
     """A model, and what its optimizer remembers: :meth:`step` teaches it a batch of rows.
 
+    It is taught in evaluation mode, so without dropout (and without gradient checkpointing), whatever its mode; after
+    a step each of its modules is in the mode that it was in.
+
     Parameters
     ----------
     model : a causal language model of transformers, in float32 or bfloat16; changed in place.
@@ -62,10 +68,11 @@ class Teacher:
     Raises
     ------
     ValueError : an optimizer that is neither, a learning rate of 0 or less, or weights in float16, in which small
-        steps are lost.
+        steps are lost, or that are no floats, as :func:`lmmem.inference.weights.check_weights` says.
     """
 
     def __init__(self, model: PreTrainedModel, optimizer: str = "adamw", learning_rate: float = 5e-4) -> None:
+        check_weights(model)
         check_teaching(optimizer, learning_rate, str(model.dtype).removeprefix("torch."))
         weights = list(model.parameters())
         self.model, self._native = model, native_precision(model.device) == "bfloat16"
@@ -87,27 +94,38 @@ class Teacher:
         Returns
         -------
         The mean loss before the step, in nats per token.
+
+        Raises
+        ------
+        ValueError : rows that the model cannot read, signs that are none, or a loss that is NaN or infinite.
         """
         tokens = as_tokens(self.model, rows)
         signs = torch.ones(len(tokens)) if sign is None else torch.as_tensor(sign, dtype=torch.float32)
         if signs.shape != tokens.shape[:1] or not (signs.abs() == 1).all():
             raise ValueError(f"sign: give 1 or -1 for each of the {len(tokens)} rows")
         look()
-        with torch.enable_grad():
+        products = torch.autocast(self.model.device.type, dtype=torch.bfloat16) if self._native else nullcontext()
+        with torch.enable_grad(), _evaluating(self.model):
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self._native):
+            with products:
                 logits = self.model(tokens[:, :-1], use_cache=False).logits  # (n, w - 1, vocabulary)
             logits = logits.float()
             loss = torch.nn.functional.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").mean(dim=1)
             signs = signs.to(loss.device)
             (loss * signs * ((signs > 0) | (loss < ceiling))).mean().backward()
             self.optimizer.step()
-        return float(loss.detach().mean())
+        mean = float(loss.detach().mean())
+        if not math.isfinite(mean):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise ValueError(f"the loss is {mean}, no number: learning_rate={rate:g} is too large, or weights are none")
+        return mean
 
 
 @contextmanager
 def taught(model: PreTrainedModel, optimizer: str = "adamw", learning_rate: float = 5e-4) -> Iterator[Teacher]:
     """Within the block a model learns; after it, or an exception in it, every weight has its old bits.
+
+    And each of its modules its mode, each parameter its gradient and whether it has one, the model its attention.
 
     Parameters
     ----------
@@ -126,17 +144,38 @@ def taught(model: PreTrainedModel, optimizer: str = "adamw", learning_rate: floa
     """
     teacher = Teacher(model, optimizer, learning_rate)
     parameters = list(model.parameters())  # each shared parameter once
-    saved = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
-    attention = model.config._attn_implementation
+    learns = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    attention = [(config, config._attn_implementation) for config in _configurations(model.config)]
+    with put_back(parameters):
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            if model.device.type == "cpu":  # on short rows its gradient takes a third of the fused one's time
+                model.set_attn_implementation("eager")
+            with shared_cores(model.device):
+                yield teacher
+        finally:
+            for config, kind in attention:  # from the whole to its parts
+                config._attn_implementation = kind
+            for parameter, (required, gradient) in zip(parameters, learns, strict=True):
+                parameter.requires_grad_(required).grad = gradient
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """While the block runs, the model is in evaluation mode; after it each module is in its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
-        model.requires_grad_(True)
-        if model.device.type == "cpu":
-            model.set_attn_implementation("eager")  # on short rows its gradient takes a third of the fused one's time
-        with shared_cores(model.device):
-            yield teacher
+        yield
     finally:
-        model.set_attn_implementation(attention)
-        model.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for parameter, (weights, learns) in zip(parameters, saved, strict=True):
-                parameter.copy_(weights).requires_grad_(learns)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _configurations(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A configuration and those within it."""
+    yield config
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            yield from _configurations(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -231,6 +232,37 @@ def test_default_sigma_is_the_model_s(mini_corpus):
 def test_impossible_perturbations_are_refused(mini_corpus, settings, message):
     with pytest.raises(ValueError, match=message):
         disturbed.perturbation_table(NAME, mini_corpus, INDEX, **settings)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda corpus, **settings: disturbed.perturbation_table(NAME, corpus, INDEX, **settings),
+        lambda corpus, **settings: disturbed.disturbed_likelihood_table(NAME, corpus, INDEX, **settings),
+    ],
+)
+def test_noise_that_leaves_half_precision_is_an_error_that_says_which(mini_corpus, table):
+    with pytest.raises(ValueError, match="pushes") as raised:
+        table(mini_corpus, sigma=3e4, draws=2, dtype="float16")
+    assert re.fullmatch(
+        r"pocket-mini at step 120: noise of sigma=30000, draw=0 pushes [\d,]+ of 32,768 weights of "
+        r"gpt_neox\.embed_in\.weight out of float16: take less of it, or a wider dtype",
+        str(raised.value),
+    )
+    expected = lmmem.load_model(NAME, dtype="float16")
+    for ours, theirs in zip(measuring.held.popitem()[1].parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError])
+def test_error_under_noise_says_which(mini_corpus, monkeypatch, error):
+    def fails(*given):
+        raise error("the logits of sequence 3 are none")
+
+    monkeypatch.setattr(disturbed, "cross_entropy", fails)
+    message = r"^pocket-mini at step 6, sigma=0\.5, draw=0: the logits of sequence 3 are none$"
+    with pytest.raises(BadInputError, match=message):
+        disturbed.disturbed_likelihood_table(NAME, mini_corpus, INDEX, 6, sigma=0.5, draws=2)
 
 
 def test_temperature_table_is_each_sample_by_hand(mini, mini_corpus, cut):

@@ -276,3 +276,57 @@ def test_change_that_is_missing_or_none_is_refused():
         cosines(layer, [{"weight": torch.ones(2, 2)}], 0, 0)
     with pytest.raises(ValueError, match="is 0 everywhere"):
         cosines(layer, [{"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}], 0, 0)
+
+
+@pytest.mark.parametrize(("dtype", "sigma"), [(torch.float16, 3e4), (torch.bfloat16, 2e38), (torch.float32, 2e38)])
+def test_noise_that_leaves_the_format_is_an_error_that_counts_and_weights_come_back(dtype, sigma):
+    model = small(dtype)
+    before, sizes, draws = bits(model), {name: p.numel() for name, p in model.named_parameters()}, {}
+    for draw in range(4):  # the first tensor with a weight that is left, by the exact sum
+        exact = small(torch.float64)
+        exact.load_state_dict(model.state_dict())
+        with perturbed(exact, sigma, seed=0, draw=draw):
+            lost = {name: int(p.detach().to(dtype).isinf().sum()) for name, p in exact.named_parameters()}
+        draws[draw] = next((name, number) for name, number in lost.items() if number)
+    for draw, (name, number) in draws.items():
+        with pytest.raises(ValueError, match="pushes") as raised, perturbed(model, sigma, seed=0, draw=draw):
+            pytest.fail("the block ran")
+        assert str(raised.value) == (
+            f"noise of sigma={sigma:g}, draw={draw} pushes {number:,} of {sizes[name]:,} weights of {name} out of "
+            f"{str(dtype).removeprefix('torch.')}: take less of it, or a wider dtype"
+        )
+        assert bits(model) == before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("unit", ["weight", "tensor"])
+def test_weights_that_were_no_numbers_before_are_named(bad, unit):
+    model = small()
+    weight = model.gpt_neox.layers[0].mlp.dense_h_to_4h.weight
+    with torch.no_grad():
+        weight[3, 4] = weight[0, 0] = bad
+    before = bits(model)
+    message = r"2 of 2,048 weights of gpt_neox\.layers\.0\.mlp\.dense_h_to_4h\.weight are NaN or infinite: the check"
+    with pytest.raises(ValueError, match=message), perturbed(model, 0.1, seed=0, draw=0, unit=unit):
+        pytest.fail("the block ran")
+    with pytest.raises(ValueError, match=message):
+        weight_rms(model)
+    assert bits(model) == before
+
+
+def test_large_weights_whose_sum_is_none_are_numbers():
+    layer = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(3e38)
+    with perturbed(layer, 0.1, seed=0, draw=0):
+        assert layer.weight.isfinite().all()
+
+
+def test_noise_on_weights_in_float64_is_added_in_float64():
+    layer = torch.nn.Linear(30, 30).double()
+    clean = layer.weight.detach().clone()
+    with perturbed(layer, 1e-9, seed=0, draw=0):
+        tiny = layer.weight.detach() - clean
+    np.testing.assert_allclose(tiny.std(), 1e-9, rtol=0.1)
+    with perturbed(layer, 0.0, seed=0, draw=0):
+        assert torch.equal(layer.weight, clean)

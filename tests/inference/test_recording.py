@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, DynamicCache, GPTNeoXConfig, LlamaConfig, StaticCache
 
 from lmmem.inference import decoding, reading, recording
 from lmmem.inference.decoding import greedy, sample
@@ -163,3 +163,160 @@ def test_step_goes_with_its_model(prompts, as_on_a_gpu):
     del model
     gc.collect()
     assert gone() is None
+
+
+def frozen_position(model: torch.nn.Module) -> None:
+    """Plant: with a cache that stays where it is, every token is read as if it were the first."""
+
+    def first(module, args, given):
+        if isinstance(given.get("past_key_values"), StaticCache):
+            return args, given | {"position_ids": torch.zeros_like(args[0])}
+        return None
+
+    model.register_forward_pre_hook(first, with_kwargs=True)
+
+
+def one_place(model: torch.nn.Module) -> None:
+    """Plant: as a recording that has kept the place of its first token, and writes there again and again."""
+
+    def back(module, args, given, output):
+        cache = given.get("past_key_values")
+        if isinstance(cache, StaticCache):
+            for layer in cache.layers:
+                layer.cumulative_length.sub_(args[0].shape[1])
+
+    model.register_forward_hook(back, with_kwargs=True)
+
+
+def empty_seen(model: torch.nn.Module) -> None:
+    """Plant: places that nothing was written to are attended to."""
+
+    def open_mask(module, args, given):
+        if any(isinstance(value, StaticCache) for value in given.values()):
+            return args, given | {"attention_mask": torch.ones_like(given["attention_mask"])}
+        return None
+
+    for name, part in model.named_modules():
+        if name.endswith(("attention", "self_attn")):
+            part.register_forward_pre_hook(open_mask, with_kwargs=True)
+
+
+@pytest.mark.parametrize("plant", [frozen_position, one_place, empty_seen])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_recorded_step_that_says_another_thing_is_found_at_its_first_use(model, prompts, request, plant, copies):
+    def said() -> np.ndarray:
+        return sample(model, prompts, 0.8, copies, seed=0, length=LENGTH)
+
+    expected = said()
+    request.getfixturevalue("as_on_a_gpu")
+    plant(model)
+    with pytest.warns(UserWarning, match="says another thing when it is recorded; plain steps are taken"):
+        np.testing.assert_array_equal(said(), expected)
+    assert not recording.can_record(model)  # so that plain steps are taken from now on, and nothing is said again
+    assert not recording.held_bytes(model)
+
+
+def test_fault_at_the_second_step_alone_would_change_what_is_said(model, prompts, as_on_a_gpu, monkeypatch):
+    """The planted faults matter: without the comparison other tokens come out."""
+    expected = greedy(model, prompts, LENGTH)
+    recording.forget(model)
+    one_place(model)
+    monkeypatch.setattr(recording, "_alike", lambda ours, theirs: True)
+    assert (greedy(model, prompts, LENGTH) != expected).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_right_step_is_trusted_in_every_dtype_and_compared_once(model, prompts, as_on_a_gpu, monkeypatch, dtype):
+    model.to(dtype)
+    compared = []
+    alike = recording._alike
+    monkeypatch.setattr(recording, "_alike", lambda *given: compared.append(alike(*given)) or compared[-1])
+    for draw in range(3):
+        with perturbed(model, 0.02, seed=0, draw=draw):
+            greedy(model, prompts, LENGTH)
+    assert compared == [True]
+    assert recording.can_record(model)
+    assert recording._steps[model].prompts is None
+
+
+def test_first_use_under_noise_that_gives_no_numbers_says_nothing_of_the_step():
+    ours, theirs = torch.randn(2, 2, 30), torch.full((2, 2, 30), torch.nan)
+    assert recording._alike(ours, theirs)
+    theirs[1] = ours[1]
+    assert recording._alike(ours, theirs)
+    ours[1, 1, 3] = torch.nan
+    assert not recording._alike(ours, theirs)
+
+
+def test_word_that_both_leave_out_is_the_same_and_one_that_one_leaves_out_is_not():
+    theirs = torch.randn(2, 2, 30)
+    theirs[..., 7] = -torch.inf
+    ours = theirs.clone()
+    assert recording._alike(ours, theirs)
+    ours[0, 0, 7] = 0
+    assert not recording._alike(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logits_are_alike_to_half_of_their_digits(dtype):
+    theirs = 5 + 3 * torch.randn(4, 2, 5_000, generator=torch.Generator().manual_seed(0))
+    digits = torch.finfo(dtype).eps ** 0.5
+    for row in range(4):
+        for share, alike in ((0.5, True), (2.0, False)):
+            ours = theirs.clone()
+            ours[row, 1] += share * digits * 3 * torch.randn(5_000, generator=torch.Generator().manual_seed(1))
+            assert recording._alike(ours.double().to(dtype), theirs.to(dtype)) == alike
+
+
+def test_first_use_that_shows_no_numbers_is_not_the_last_that_is_compared(prompts, monkeypatch):
+    model, compared, alike = model_of("gpt_neox"), [], recording._alike
+    monkeypatch.setattr(recording, "_alike", lambda *given: compared.append(given) or alike(*given))
+    step, tokens, weight = recording.step_for(model, 6, 28), torch.as_tensor(prompts), model.lm_head.weight
+    clean = weight.detach().clone()
+    with torch.no_grad():
+        for value in (torch.full_like(clean, torch.nan), clean, clean):
+            weight.copy_(value)
+            cache = DynamicCache()
+            model(tokens, past_key_values=cache)
+            step.begin(model, cache, 1)
+            step(model, tokens[:, :1])
+    assert len(compared) == 2
+
+
+def no_static_cache(model: torch.nn.Module) -> None:
+    """Plant: a model that does not know what to do with such a cache."""
+
+    def fails(module, args, given):
+        if isinstance(given.get("past_key_values"), StaticCache):
+            raise TypeError("'NoneType' object is not subscriptable")
+
+    model.register_forward_pre_hook(fails, with_kwargs=True)
+
+
+@pytest.mark.parametrize("when", ["begin", "first step"])
+def test_step_that_cannot_be_taken_gives_way_to_plain_ones(model, prompts, as_on_a_gpu, monkeypatch, when):
+    expected = sample(model, prompts, 0.8, 3, seed=0, length=LENGTH)
+    recording.forget(model)
+    if when == "begin":
+        monkeypatch.setattr(recording, "_states", mock.Mock(side_effect=AttributeError("keys")))
+    else:
+        no_static_cache(model)
+    with pytest.warns(UserWarning, match="cannot be taken in memory that stays where it is: .*; plain steps are taken"):
+        said = sample(model, prompts, 0.8, 3, seed=0, length=LENGTH)
+    np.testing.assert_array_equal(said, expected)
+    assert not recording.can_record(model)
+
+
+def test_rows_that_are_compared_lie_all_over_the_batch(model, prompts, as_on_a_gpu, monkeypatch):
+    """A fault in the last of many copies of the last prompt alone is seen."""
+    monkeypatch.setattr(recording, "COMPARED", 5)
+    take = recording.Step._take
+
+    def wrong(self, model, tokens):
+        logits = take(self, model, tokens)
+        logits[len(tokens) - 1] += torch.arange(logits.shape[-1])
+        return logits
+
+    monkeypatch.setattr(recording.Step, "_take", wrong)
+    with pytest.warns(UserWarning, match="says another thing when it is recorded"):
+        sample(model, prompts, 0.8, 3, seed=0, length=LENGTH)

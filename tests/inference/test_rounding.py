@@ -78,3 +78,15 @@ def test_weights_that_float16_cannot_hold_are_refused_and_left_alone():
 def test_unknown_rounding_is_refused():
     with pytest.raises(ValueError, match="to='int2': give one of float16, int8, int4"), rounded(small(), "int2"):
         pass
+
+
+@pytest.mark.parametrize("to", ROUNDINGS)
+def test_weights_that_are_no_numbers_are_refused_by_name(to):
+    model = small()
+    with torch.no_grad():
+        model.gpt_neox.layers[0].attention.dense.weight[0, 3] = torch.nan
+    before = bits(model)
+    message = r"1 of 1,024 weights of gpt_neox\.layers\.0\.attention\.dense\.weight are NaN"
+    with pytest.raises(ValueError, match=message), rounded(model, to):
+        pytest.fail("the block ran")
+    assert bits(model) == before

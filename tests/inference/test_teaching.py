@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import lmmem
 from lmmem.inference.decoding import greedy
 from lmmem.inference.scoring import cross_entropy
 from lmmem.inference.teaching import Teacher, taught
+
+GEMMA = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+GEMMA |= {"intermediate_size": 32}
+VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VISION |= {"image_size": 28, "patch_size": 14}
 
 
 @pytest.fixture
@@ -101,3 +108,83 @@ def test_what_cannot_be_taught_is_refused(model):
 def test_signs_that_are_none_are_refused(model, mini_corpus, sign):
     with pytest.raises(ValueError, match="sign: give 1 or -1 for each of the 2 rows"):
         Teacher(model).step(mini_corpus[:2], sign)
+
+
+def with_dropout() -> torch.nn.Module:
+    """A model that someone trains: dropout, checkpointing, a part of it frozen and a gradient underway."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = GPTNeoXConfig(**sizes, intermediate_size=64, hidden_dropout=0.5, attention_dropout=0.5)
+    model = GPTNeoXForCausalLM(config)
+    model.activation_checkpointing_enable()
+    model.train()
+    model.gpt_neox.layers[1].eval()  # as a module that is kept out of the training
+    model.gpt_neox.embed_in.requires_grad_(False)
+    rows = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (3, 20)))
+    model(input_ids=rows, labels=rows, use_cache=False).loss.backward()
+    return model
+
+
+def state_of(model: torch.nn.Module) -> list[object]:
+    """Everything of a model that teaching could leave behind, in values."""
+    return [
+        [module.training for module in model.modules()],
+        [
+            {name: value for name, value in vars(module).items() if isinstance(value, bool)}
+            for module in model.modules()
+        ],
+        [(p.requires_grad, id(p), None if p.grad is None else p.grad.clone().tolist()) for p in model.parameters()],
+        {name: value.tolist() for name, value in model.state_dict().items()},
+        [set(vars(module)) for module in model.modules()],
+        model.config.to_dict(),
+        model.config._attn_implementation,
+    ]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_that_someone_trains_is_given_back_in_the_state_it_was_in(fails):
+    model, rows = with_dropout(), np.random.default_rng(1).integers(0, 50, (4, 20))
+    before = state_of(model)
+    assert any(p.grad is not None for p in model.parameters())
+    with contextlib.suppress(KeyboardInterrupt), taught(model, learning_rate=1e-2) as teacher:
+        teacher.step(rows)
+        assert state_of(model)[0] == before[0]  # between steps too
+        assert state_of(model)[3] != before[3]
+        if fails:
+            raise KeyboardInterrupt
+    assert state_of(model) == before
+
+
+def test_teaching_is_without_dropout_whatever_the_mode_of_the_model(monkeypatch):
+    monkeypatch.setattr("lmmem.inference.teaching.native_precision", lambda device: "float32")
+    rows = np.random.default_rng(1).integers(0, 50, (4, 20))
+    losses = {}
+    for mode in (True, False):
+        model = with_dropout().train(mode)
+        with taught(model, learning_rate=1e-2) as teacher:
+            losses[mode] = [teacher.step(rows) for _ in range(3)]
+    assert losses[True] == losses[False]
+    plain = with_dropout().eval()
+    tokens = torch.from_numpy(rows)
+    assert losses[True][0] == pytest.approx(float(plain(input_ids=tokens, labels=tokens).loss.detach()), abs=1e-5)
+
+
+def test_attention_of_each_part_of_a_model_of_parts_comes_back():
+    config = Gemma3Config(text_config=GEMMA | {"vocab_size": 50}, vision_config=VISION, mm_tokens_per_image=4)
+    model = AutoModelForCausalLM.from_config(config)
+    parts = [model.config, model.config.text_config, model.config.vision_config]
+    parts[-1]._attn_implementation = "eager"
+    before = [part._attn_implementation for part in parts]
+    assert before == ["sdpa", "sdpa", "eager"]
+    with taught(model):
+        assert parts[1]._attn_implementation == "eager"
+    assert [part._attn_implementation for part in parts] == before
+
+
+def test_loss_that_is_no_number_is_an_error_and_the_model_comes_back(model, mini_corpus):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    refused = pytest.raises(ValueError, match=r"the loss is (nan|inf), no number: learning_rate=1e\+30 is too large")
+    with refused, taught(model, "sgd", learning_rate=1e30) as teacher:
+        for _ in range(3):
+            teacher.step(mini_corpus[:2])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
