@@ -18,7 +18,7 @@ import torch
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein
-from lmmem.models.loading import load_mean, weights_id
+from lmmem.models.loading import load_mean, quantisation, weights_id
 from lmmem.models.registry import MODELS, ModelInfo, resolve_step
 from lmmem.protocol import CONTINUATION, HALF, PROMPT, split
 from lmmem.storage.files import DamagedError
@@ -128,7 +128,12 @@ def settings_of(
     }
     if keep_tokens:  # else as if there were no such choice
         settings["keep_tokens"] = True
-    return [settings | {"step": step, "weights": weights_id(name, step)} for step in steps], numbers, tokens
+    every = []
+    for one in steps:
+        types = quantisation(name, one)
+        stored = {} if types is None else {"quantisation": types}  # of a GGUF file alone
+        every.append(settings | {"step": one, "weights": weights_id(name, one)} | stored)
+    return every, numbers, tokens
 
 
 def heads(corpus: Corpus, index: list[int]) -> np.ndarray:

@@ -66,7 +66,7 @@ class Study:
 
     Parameters
     ----------
-    model : a name in ``lmmem.MODELS``, an id on the Hub, or a folder.
+    model : a name in ``lmmem.MODELS``, an id on the Hub, a folder, or a GGUF file, as for :func:`lmmem.load_model`.
     step : training step of the weights; None is the step that the paper measures, else the last.
     seed : chooses sequences, noise and samples.
     dtype, device : as for :func:`lmmem.load_model`, of all its measurements.
