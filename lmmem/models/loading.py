@@ -152,11 +152,11 @@ def load_mean(name: str, steps: Sequence[int], dtype: str | None = None, device:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model in ``MODELS``.
+    """The tokenizer of a model, named as for :func:`load_model`.
 
     Raises
     ------
-    ValueError : unknown model.
+    ValueError : unknown model, or one without a tokenizer.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
 
     >>> load_tokenizer("pocket-mini").decode([0])
@@ -173,7 +173,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if file is not None:
         return gguf.tokenizer_of(_here(file))
     folder = _folder(name, step) or _fetched(_listed(name, step), [])
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, LookupError, TypeError, ImportError) as error:  # as whatever it tried last failed
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} has no tokenizer that transformers can read: {why}") from error
 
 
 def weights_id(name: str, step: int) -> str:

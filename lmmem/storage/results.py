@@ -180,7 +180,8 @@ def provenance_line(records: Sequence[Mapping[str, Any]], seed: int) -> str:
         return ", ".join(dict.fromkeys(found))
 
     stored = f" (stored as {values('quantisation')})" if values("quantisation") else ""
-    weights = f"{values('dtype')}{stored} on {values('device')} " if values("dtype") else "no weights "
+    begun = f", prompts begin with tokens {values('prefix')}" if values("prefix") else ""
+    weights = f"{values('dtype')}{stored} on {values('device')}{begun} " if values("dtype") else "no weights "
     return (
         f"model {values('model')}, {step}seed {seed}, {weights}({values('processor')}), lmmem {values('lmmem')}, "
         f"torch {values('torch')}, transformers {values('transformers')}; measured "
