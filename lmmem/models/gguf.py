@@ -36,6 +36,9 @@ ROPE_BASE = 10_000.0  # if the file does not say
 # llama.cpp, src/llama-vocab.cpp, `regex_exprs`: names of the rule by which a text is cut before its words are. Those
 # of GPT-2, which transformers takes for all that it does not know; and those that cut off each digit first.
 LIKE_GPT2 = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling", "phi-2")
+# And those of Llama 3 and its like: a text begins with BOS if the file says nothing of it, as Llama 3's do, and a word
+# of the vocabulary is taken whole, whether merges lead to it or not.
+LIKE_LLAMA3 = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
 BY_DIGIT = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 
 
@@ -289,15 +292,21 @@ def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
     header = header_of(path)
     if "tokenizer.ggml.tokens" not in header.facts:
         raise ValueError(f"{path} holds no tokenizer")
+    rule = header.facts.get("tokenizer.ggml.pre", "gpt-2") if header.facts.get("tokenizer.ggml.model") == "gpt2" else ""
+    silent = "tokenizer.ggml.add_bos_token" not in header.facts and rule in LIKE_LLAMA3
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path.parent, gguf_file=str(path.absolute()), trust_remote_code=False
+            path.parent,
+            gguf_file=str(path.absolute()),
+            trust_remote_code=False,
+            **({"add_bos_token": True} if silent else {}),
         )
     except (ValueError, LookupError, TypeError, NotImplementedError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: transformers cannot read its tokenizer: {why}") from error
-    rule = header.facts.get("tokenizer.ggml.pre", "gpt-2")
-    if header.facts.get("tokenizer.ggml.model") != "gpt2" or rule in (*GGUF_PRE_TOKENIZER_SPLITS, *LIKE_GPT2):
+    if rule in LIKE_LLAMA3:
+        tokenizer.backend_tokenizer.model.ignore_merges = True
+    if not rule or rule in (*GGUF_PRE_TOKENIZER_SPLITS, *LIKE_GPT2):  # without merges there is no such rule
         return tokenizer
     if rule in BY_DIGIT:
         digits = pre_tokenizers.Split(Regex(r"\p{N}"), "isolated")

