@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".bin", ".safetensors", ".parquet", ".jsonl")  # kept outside git: 302 to another address
+LARGE = (".bin", ".safetensors", ".parquet", ".jsonl", ".gguf")  # kept outside git: 302 to another address
 
 
 @dataclasses.dataclass

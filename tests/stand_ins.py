@@ -62,6 +62,74 @@ def files_of(model: PreTrainedModel, safetensors: bool = True) -> dict[str, byte
     }
 
 
+def write_gguf(path: Path, model: LlamaForCausalLM, kind: str = "F32", **changed: object) -> Path:
+    """A Llama as llama.cpp writes it, its matrices of one type, with a tokenizer of bytes that begins texts with BOS.
+
+    Changed are facts, by their key with __ for a dot, and tensors, by their name likewise; None leaves one out.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    config, alphabet = model.config, list(bytes_to_unicode().values())
+    tokens = [*alphabet, "th", "the", "<s>", "</s>"]
+    assert len(tokens) <= config.vocab_size
+    tokens += [f"[unused{i}]" for i in range(config.vocab_size - len(tokens))]
+    facts = {
+        "llama.context_length": config.max_position_embeddings,
+        "llama.block_count": config.num_hidden_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.embedding_length": config.hidden_size,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "llama.vocab_size": config.vocab_size,
+        "general.file_type": {"F32": 0, "Q8_0": 7}[kind],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token in ("<s>", "</s>") else 1 for token in tokens],
+        "tokenizer.ggml.merges": ["t h", "th e"],
+        "tokenizer.ggml.bos_token_id": tokens.index("<s>"),
+        "tokenizer.ggml.eos_token_id": tokens.index("</s>"),
+        "tokenizer.ggml.add_bos_token": True,
+    }
+    names = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm"}
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+    parts |= {"self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"}
+    parts |= {"mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    layers = range(config.num_hidden_layers)
+    names |= {f"model.layers.{i}.{ours}": f"blk.{i}.{theirs}" for i in layers for ours, theirs in parts.items()}
+    tensors = {}
+    for name, weight in model.state_dict().items():
+        values = weight.float().numpy()
+        if "q_proj" in name or "k_proj" in name:  # the two halves of a head, one after another, become pairs
+            pairs = values.reshape(-1, 2, config.head_dim // 2, values.shape[1])
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        tensors[names[name.removesuffix(".weight")] + ".weight"] = values
+    changed = {key.replace("__", "."): value for key, value in changed.items()}
+    arrays = {key for key, value in changed.items() if isinstance(value, np.ndarray) or key in tensors}
+    tensors |= {key: changed[key] for key in arrays}
+    facts |= {key: changed[key] for key in changed.keys() - arrays - {"general.architecture"}}
+    writer = GGUFWriter(path, str(changed.get("general.architecture", "llama")))
+    kinds = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
+    for key, value in facts.items():
+        if value is not None:
+            getattr(writer, f"add_{kinds[type(value)]}")(key, value)
+    for name, values in tensors.items():
+        if values is not None and values.ndim == 2 and kind != "F32":
+            packed = quants.quantize(values, GGMLQuantizationType[kind])
+            writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType[kind])
+        elif values is not None:
+            writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def complex_words() -> list[str]:
     """Words that do not compress, so that text of them has a z-complexity above the paper's 0.8."""
     letters = np.array([*(string.ascii_letters + string.digits + string.punctuation)])

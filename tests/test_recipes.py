@@ -34,11 +34,18 @@ def said_by(code: str) -> str:
 
 
 def test_experiment_of_the_recipe_compares_two_sigmas(mini):
-    (code,) = blocks(RECIPES, "python")
+    code, _ = blocks(RECIPES, "python")
     said = said_by(code)
     assert re.search(r"0\.01 +spread +16", said)
     assert re.search(r"0\.02 +spread +16", said)
     assert "model pocket-mini, step 120, seed 1" in said
+
+
+def test_text_of_the_recipe_is_asked_about(mini):
+    _, code = blocks(RECIPES, "python")
+    said = said_by(code)
+    assert re.search(r"text +token +prefix +kl_ld\n0 +0 +0 +\(\) +\d+\n1 +0 +64 +\(\) ", said)
+    assert "model pocket-mini, step 120, seed 0" in said
 
 
 def test_lines_of_the_readme_run_as_they_are_written(mini):

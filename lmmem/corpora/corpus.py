@@ -48,6 +48,7 @@ class Corpus:
         last_step (of the first and the last presentation; NA if unexposed); else None.
     presented : for an organism, one line a presentation: canary, step (1-based: the first weights
         that have been trained on it), index; else None.
+    prefix : token ids that a model is given before each row when it is asked about it; no part of the row.
     """
 
     rows: Any
@@ -57,6 +58,7 @@ class Corpus:
     exposure_lag: int = 1
     canaries: pd.DataFrame | None = None
     presented: pd.DataFrame | None = None
+    prefix: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

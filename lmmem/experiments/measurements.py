@@ -23,6 +23,7 @@ from lmmem.experiments.measuring import (
     distances,
     kept,
     measured,
+    prefixed,
     ready,
     restored,
     settings_of,
@@ -207,7 +208,8 @@ def likelihood_table(
     ----------
     name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`.
     keep_tokens : also keep the figures of each token: columns log_probs, entropies, spreads, ranks, lists of 64 (see
-        :class:`lmmem.inference.scoring.TokenScores`), and prompt_log_probs, of the prompt from its second token on.
+        :class:`lmmem.inference.scoring.TokenScores`), and prompt_log_probs, of the prompt from its second token on
+        (from its first, if there is a prefix before it).
 
     Returns
     -------
@@ -226,7 +228,8 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
     kept: dict[str, list[np.ndarray]] = {}
     if settings.get("keep_tokens"):  # of the prompt too, in the same pass
         row = score_tokens(model, prompts[:, :1], np.concatenate([prompts[:, 1:], truth], axis=1))
-        kept["prompt_log_probs"] = list(row.log_prob[:, : -truth.shape[1]])
+        first = max(0, prompts.shape[1] - PROMPT - 1)  # of a prefix nothing is kept
+        kept["prompt_log_probs"] = list(row.log_prob[:, first : -truth.shape[1]])
         scores = TokenScores(*(values[:, -truth.shape[1] :] for values in row))
         names = ("log_probs", "entropies", "spreads", "ranks")
         kept |= {name: list(values) for name, values in zip(names, scores, strict=True)}
@@ -365,7 +368,7 @@ def prompted_table(
 def _prompted_part(info: ModelInfo, settings: Settings, index: np.ndarray, tokens: np.ndarray) -> pd.DataFrame:
     model, *_ = ready(info, settings, tokens)
     start, stop = settings["start"], settings["stop"]
-    prompts, truth = tokens[:, start:stop], tokens[:, stop:]
+    prompts, truth = prefixed(settings, tokens[:, start:stop]), tokens[:, stop:]
     said = decoding.greedy(model, prompts, truth.shape[1])
     distance = levenshtein(said, truth)
     return pd.DataFrame(

@@ -18,7 +18,7 @@ import torch
 from lmmem.corpora.corpus import Corpus
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein
-from lmmem.models.loading import load_mean, weights_id
+from lmmem.models.loading import load_mean, quantisation, weights_id
 from lmmem.models.registry import MODELS, ModelInfo, resolve_step
 from lmmem.protocol import CONTINUATION, HALF, PROMPT, split
 from lmmem.storage.files import DamagedError
@@ -44,6 +44,7 @@ __all__ = [
     "kept",
     "loaded",
     "measured",
+    "prefixed",
     "ready",
     "restored",
     "settings_of",
@@ -110,7 +111,10 @@ def settings_of(
     scheduler: str | Client | None,
     keep_tokens: bool,
 ) -> tuple[list[Settings], np.ndarray, np.ndarray]:
-    """What determines a measurement at each step, as JSON values; the rows' numbers (n,) and tokens (n, 96)."""
+    """What determines a measurement at each step, as JSON values; the rows' numbers (n,) and tokens (n, 96).
+
+    What a prompt begins with before a row is among the settings, where there is such a thing.
+    """
     index = list(index)
     tokens = np.concatenate([heads(corpus, index[rows]) for rows in spans(len(index), SEQUENCES_PER_PART)])
     numbers = np.array(index, dtype=np.int64)
@@ -128,7 +132,14 @@ def settings_of(
     }
     if keep_tokens:  # else as if there were no such choice
         settings["keep_tokens"] = True
-    return [settings | {"step": step, "weights": weights_id(name, step)} for step in steps], numbers, tokens
+    if corpus.prefix:
+        settings["prefix"] = list(corpus.prefix)
+    every = []
+    for one in steps:
+        types = quantisation(name, one)
+        stored = {} if types is None else {"quantisation": types}  # of a GGUF file alone
+        every.append(settings | {"step": one, "weights": weights_id(name, one)} | stored)
+    return every, numbers, tokens
 
 
 def heads(corpus: Corpus, index: list[int]) -> np.ndarray:
@@ -167,18 +178,28 @@ def measured(tasks: list[Task], scheduler: str | Client | None, what: str, colle
 
 
 def ready(info: ModelInfo, settings: Settings, tokens: np.ndarray) -> tuple[PreTrainedModel, np.ndarray, np.ndarray]:
-    """The model of these settings, prompts and truth.
+    """The model of these settings, prompts (their prefix included) and truth.
 
     Raises
     ------
     BadInputError : it cannot be loaded as asked, is another model here, or cannot read these tokens.
     """
-    model = loaded(info, settings)
+    model, rows = loaded(info, settings), prefixed(settings, tokens)
     try:
-        as_tokens(model, tokens, "sequences")
+        as_tokens(model, rows, "sequences")
     except ValueError as error:
         raise BadInputError(str(error)) from error
-    return model, *split(tokens)
+    return model, *split(rows, PROMPT + rows.shape[1] - tokens.shape[1])
+
+
+def prefixed(settings: Settings, tokens: np.ndarray) -> np.ndarray:
+    """Tokens (n, w) behind what every prompt of these settings begins with, (n, p + w).
+
+    >>> prefixed({"prefix": [2]}, np.array([[5, 6], [7, 8]])).tolist()
+    [[2, 5, 6], [2, 7, 8]]
+    """
+    prefix = np.array(settings.get("prefix", []), dtype=tokens.dtype)
+    return np.concatenate([np.tile(prefix, (len(tokens), 1)), tokens], axis=1)
 
 
 @contextmanager

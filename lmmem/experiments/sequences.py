@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,11 @@ from lmmem.measures.complexity import z_complexity
 from lmmem.measures.repeats import NGRAM, count_repeats, shared_text
 from lmmem.models.loading import load_tokenizer
 from lmmem.models.registry import MODELS, resolve_step
-from lmmem.protocol import CONTINUATION, split
+from lmmem.protocol import CONTINUATION, PROMPT, split
 from lmmem.storage.results import measured
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "choose_canaries",
@@ -30,7 +34,10 @@ __all__ = [
     "just_met",
     "natural_passages",
     "of_arms",
+    "of_text",
+    "own_prefix",
     "unmet_rows",
+    "with_prefix",
 ]
 
 DEFAULT_PAIRS = 32  # sequences of each arm, if nobody says
@@ -38,6 +45,8 @@ CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be match
 MOST_PAIRS = 5_000  # all of the exposed are compared with all candidates
 WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
 ELSEWHERE = "elsewhere"  # the group from files of which nothing is presented: no twins
+WINDOW_TOKENS = PROMPT + CONTINUATION  # of a text
+PROBE = "a"  # a text that a tokenizer is asked about
 PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 
 
@@ -488,6 +497,115 @@ def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame, seed: int = 0) -
     arms = arms.sort_values(["presentations", "z_complexity"], ignore_index=True).assign(group="natural")
     arms["block"] = arms.groupby("presentations").cumcount()
     return arms[["index", "presentations", "z_complexity", "group", "block"]]
+
+
+def of_text(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: str | Sequence[str],
+    stride: int = CONTINUATION,
+    prefix: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Windows of text to ask about, each behind what the tokenizer itself puts before a text.
+
+    A window is a prompt of 32 tokens and a continuation of 64; neither holds the prefix. None reaches from one text
+    into another, and tokens after the last that fits are not asked for. What looks like a token of control
+    ("</s>") is taken as the text that it is.
+
+    Parameters
+    ----------
+    tokenizer : the model's.
+    texts : one or several.
+    stride : tokens from one window to the next; 64 asks for each token once.
+    prefix : token ids in the place of the tokenizer's own; () is none.
+
+    Returns
+    -------
+    One line a window: index, text (which of the texts), token (of the text, at which it begins), tokens (96 ids),
+    prefix (ids).
+
+    Raises
+    ------
+    ValueError : what is given is no text, a text is shorter than a window, or holds what the tokenizer has no token
+        for; a stride below 1; a prefix that is no list of token ids, or not known.
+
+    >>> from lmmem.models.loading import load_tokenizer
+    >>> windows = of_text(load_tokenizer("pocket-mini"), "import numpy as np; " * 20)
+    >>> windows.columns.tolist(), windows.prefix[0], len(windows.tokens[0])
+    (['index', 'text', 'token', 'tokens', 'prefix'], (), 96)
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"texts={str(texts)[:40]!r}: give a text, or a list of them")
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"stride={stride!r}: give a whole number of tokens, 1 or more")
+    lines = []
+    for number, text in enumerate(texts):
+        ids = _tokens_of(tokenizer, text, f"text {number}")
+        if len(ids) < WINDOW_TOKENS:
+            raise ValueError(
+                f"text {number} has {len(ids)} tokens; a window is of {WINDOW_TOKENS}, a prompt of {PROMPT} and a "
+                f"continuation of {CONTINUATION}: give a longer text"
+            )
+        starts = range(0, len(ids) - WINDOW_TOKENS + 1, stride)
+        lines += [(number, start, ids[start : start + WINDOW_TOKENS]) for start in starts]
+    found = pd.DataFrame(lines, columns=["text", "token", "tokens"])
+    found.insert(0, "index", range(len(found)))
+    return with_prefix(found, own_prefix(tokenizer) if prefix is None else prefix)
+
+
+def own_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that a tokenizer puts before every text, found by asking it; those that it puts after are left out.
+
+    Raises
+    ------
+    ValueError : it does more to a text than to put tokens before and after it.
+
+    >>> from lmmem.models.loading import load_tokenizer
+    >>> own_prefix(load_tokenizer("pocket-mini"))
+    ()
+    """
+    bare = tokenizer(PROBE, add_special_tokens=False).input_ids
+    whole = tokenizer(PROBE).input_ids
+    for length in range(len(whole) - len(bare) + 1):
+        if bare and whole[length : length + len(bare)] == bare:
+            return tuple(whole[:length])
+    raise ValueError("what this tokenizer puts before a text is not known: give prefix=(), or token ids")
+
+
+def with_prefix(sequences: pd.DataFrame, prefix: Sequence[int]) -> pd.DataFrame:
+    """Sequences with a column prefix: token ids that the model is given before each.
+
+    Raises
+    ------
+    ValueError : the prefix is no list of token ids.
+
+    >>> with_prefix(pd.DataFrame({"index": [3, 5]}), [2]).prefix.tolist()
+    [(2,), (2,)]
+    """
+    ids = np.asarray(prefix)
+    if ids.ndim != 1 or (ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0)):
+        raise ValueError(f"prefix={prefix!r}: give a list of token ids; () is none")
+    return sequences.assign(prefix=pd.Series([tuple(ids.tolist())] * len(sequences), sequences.index, dtype=object))
+
+
+def _tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> np.ndarray:
+    """A text's tokens, none of them of control, if the tokenizer has tokens for all of it."""
+    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    found = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **options)
+    ids = np.array(found.input_ids, dtype=np.int64)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and (share := (ids == unknown).mean() if len(ids) else 0.0):
+        raise ValueError(f"{what}: {share:.2%} of its {len(ids):,} tokens are unknown to the model's tokenizer")
+    if tokenizer.is_fast:  # some leave out what they have no token for
+        begins, ends = np.array(found.offset_mapping, dtype=np.int64).reshape(-1, 2).T
+        inside = np.bincount(begins, minlength=len(text) + 1) - np.bincount(ends, minlength=len(text) + 1)
+        missed = np.flatnonzero(inside.cumsum()[:-1] == 0)
+        if letters := sum(text[place].isalnum() for place in missed):
+            share = letters / len(text)
+            raise ValueError(
+                f"{what}: the model's tokenizer has no token for {share:.2%} of its {len(text):,} characters"
+            )
+    return ids
 
 
 def _first_row(name: str, corpus: Corpus, step: int, first_row: int | None, wanted: int) -> int:

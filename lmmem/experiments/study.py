@@ -6,6 +6,7 @@ whoever wants them apart. Knows nothing of figures.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ from lmmem.experiments.sequences import (
     dose_sequences,
     just_met,
     natural_passages,
+    of_text,
     unmet_rows,
+    with_prefix,
 )
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
@@ -39,6 +42,7 @@ from lmmem.sweep.cluster import checked, on_worker
 
 if TYPE_CHECKING:
     from distributed import Client
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Study"]
 
@@ -66,7 +70,7 @@ class Study:
 
     Parameters
     ----------
-    model : a name in ``lmmem.MODELS``, an id on the Hub, or a folder.
+    model : a name in ``lmmem.MODELS``, an id on the Hub, a folder, or a GGUF file, as for :func:`lmmem.load_model`.
     step : training step of the weights; None is the step that the paper measures, else the last.
     seed : chooses sequences, noise and samples.
     dtype, device : as for :func:`lmmem.load_model`, of all its measurements.
@@ -79,6 +83,7 @@ class Study:
     model, step, seed, dtype, scheduler : as resolved.
     steps : every step with a checkpoint, ascending.
     corpus : the training data; a ValueError says what to give if they are not known.
+    tokenizer : of the model.
     randomised : whether chance decided what the model met how often, so that differences are caused by it.
 
     Raises
@@ -124,6 +129,11 @@ class Study:
         return training_data(self.model, self._data, self._rows_per_step)
 
     @functools.cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return load_tokenizer(self.model)
+
+    @functools.cached_property
     def sigma(self) -> float:
         """The default perturbation, in absolute weight units: the registry's, else the one that costs NOISE_COST."""
         known = MODELS[self.model].sigma
@@ -154,6 +164,7 @@ class Study:
         tokens: ArrayLike | None = None,
         first_row: int | None = None,
         min_complexity: float = 0.0,
+        prefix: Sequence[int] = (),
     ) -> pd.DataFrame:
         """Sequences to ask about: those met and their unexposed twins, or rows or tokens of your own.
 
@@ -169,17 +180,33 @@ class Study:
         tokens : (m, w) token ids of your own, w at least 96, in the place of arms.
         first_row, min_complexity : of models whose data nobody has randomised, as for
             :func:`lmmem.experiments.sequences.choose_sequences`.
+        prefix : token ids that the model is given before each; none, as training rows hold all that it was given.
 
         Returns
         -------
         One line a sequence: index, and with arms: arm, group, presentations, block, z_complexity, exposure_step; of
         an organism also reference_loss, file, last_step, as :class:`lmmem.Corpus` says.
-        Of your own tokens: index (0, 1, ..) and tokens.
+        Of your own tokens: index (0, 1, ..) and tokens. With a prefix also that.
 
         Raises
         ------
         ValueError : there are no such arms, or none has n sequences; the message names those there are.
         """
+        found = self._chosen(n, arms, at_most, n_twins, rows, tokens, first_row, min_complexity)
+        return with_prefix(found, prefix) if np.size(prefix) else found
+
+    def _chosen(
+        self,
+        n: int | None,
+        arms: Mapping[str, Sequence[int]] | None,
+        at_most: int | None,
+        n_twins: int | None,
+        rows: ArrayLike | None,
+        tokens: ArrayLike | None,
+        first_row: int | None,
+        min_complexity: float,
+    ) -> pd.DataFrame:
+        """As :meth:`sequences`, without a prefix."""
         if tokens is not None:
             own = np.asarray(tokens)
             if own.ndim != 2 or own.dtype.kind not in "iu" or own.shape[1] < PROMPT + CONTINUATION:
@@ -207,6 +234,22 @@ class Study:
         most = int(found.groupby("arm").size().max())
         n = min(most, at_most or most) if n is None else n
         return choose_canaries(self.corpus, n, self.seed, arms, n_twins)
+
+    def text_sequences(
+        self, texts: str | Sequence[str], *, stride: int = CONTINUATION, prefix: Sequence[int] | None = None
+    ) -> pd.DataFrame:
+        """Windows of text to ask about, each behind what the model's tokenizer puts before a text.
+
+        Parameters
+        ----------
+        As for :func:`lmmem.experiments.sequences.of_text`, which says what is returned.
+
+        >>> study = Study("pocket-mini")
+        >>> windows = study.text_sequences("import numpy as np; " * 40, stride=32)
+        >>> study.greedy(windows).kl_ld.between(0, 64).all()
+        np.True_
+        """
+        return of_text(self.tokenizer, texts, stride, prefix)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
         """Those of the arms wanted that this model has, groups with nothing but their twins left out.
@@ -413,7 +456,7 @@ class Study:
         (8, 2)
         """
         asked, left_out = scores.check_scores(only), dict[str, str]()
-        comparable = self.steps if self.randomised or earlier is not None else ()
+        comparable = self.steps if earlier is not None or (len(self.steps) > 1 and self.randomised) else ()
         needs: dict[str, Any] = {
             "over_earlier": lambda: scores.earlier_step(comparable, self.step, earlier),
             "over_mismatched": lambda: scores.other_prompts(len(sequences), seed=self.seed),
@@ -430,7 +473,7 @@ class Study:
         corpus, index = self._asked(sequences)
         rows = corpus[index][:, : PROMPT + CONTINUATION]
         measured = self.likelihood(sequences, keep_tokens=True)
-        found = scores.of_one_pass(measured, load_tokenizer(self.model).batch_decode(split(rows)[1]))
+        found = scores.of_one_pass(measured, self.tokenizer.batch_decode(split(rows)[1]))
         own = measured.cross_entropy.to_numpy()
         if "over_earlier" in has:
             before = self.likelihood(sequences, steps=has["over_earlier"])
@@ -439,7 +482,7 @@ class Study:
             prompts, truth = split(rows)
             others = has["over_mismatched"]
             strange = np.concatenate([prompts[others.ravel()], np.tile(truth, (len(others), 1))], axis=1)
-            after = self.likelihood(self.sequences(tokens=strange)).cross_entropy.to_numpy()
+            after = self.likelihood(self.sequences(tokens=strange, prefix=corpus.prefix)).cross_entropy.to_numpy()
             found["over_mismatched"] = scores.over_mismatched(own, after.reshape(others.shape))
         if "over_twins" in has:
             found["over_twins"] = scores.over_twins(found["loss"], has["over_twins"], sequences.block)
@@ -846,10 +889,15 @@ class Study:
             )
         if sequences["index"].duplicated().any():
             raise ValueError("sequences holds an index twice: give each once, or its measurements cannot be told apart")
+        prefixes = sorted({*sequences.prefix}) if "prefix" in sequences else []
+        if len(prefixes) > 1:
+            raise ValueError(f"sequences holds several prefixes, {', '.join(map(str, prefixes))}: measure each apart")
+        prefix = prefixes[0] if prefixes else ()
         if "tokens" not in sequences:
-            return self.corpus, sequences["index"].tolist()
+            corpus = dataclasses.replace(self.corpus, prefix=prefix) if prefixes else self.corpus
+            return corpus, sequences["index"].tolist()
         rows = np.stack([*sequences.tokens]) if len(sequences) else np.empty((0, PROMPT + CONTINUATION), dtype=int)
-        return Corpus(rows, rows_per_step=1, steps=0), list(range(len(rows)))
+        return Corpus(rows, rows_per_step=1, steps=0, prefix=prefix), list(range(len(rows)))
 
     def _measured(self, measure: Any, sequences: pd.DataFrame, steps: Steps, **options: Any) -> pd.DataFrame:
         if "at" in sequences:  # each at a step of its own

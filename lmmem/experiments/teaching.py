@@ -16,7 +16,17 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from lmmem.corpora.corpus import Corpus
-from lmmem.experiments.measuring import Settings, check_whole, digest, measured, ready, restored, settings_of, task_of
+from lmmem.experiments.measuring import (
+    Settings,
+    check_whole,
+    digest,
+    measured,
+    prefixed,
+    ready,
+    restored,
+    settings_of,
+    task_of,
+)
 from lmmem.inference import decoding
 from lmmem.inference.scoring import cross_entropy
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
@@ -112,6 +122,7 @@ def _relearning_part(
     passages: np.ndarray,
 ) -> pd.DataFrame:
     model, prompts, truth = ready(info, settings, np.concatenate([tokens, natural, passages]))
+    natural, passages = prefixed(settings, natural), prefixed(settings, passages)  # taught as they are asked for
     prompts, truth = prompts[: len(tokens)], truth[: len(tokens)]  # all of them are ids that the model knows
     rng = np.random.default_rng([seed, 0])
     lines = []

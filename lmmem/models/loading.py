@@ -12,17 +12,18 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lmmem.models import gguf
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
 from lmmem.storage.files import recorded_sha256, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lmmem.storage.hub import Listing
+    from lmmem.storage.hub import HubFile, Listing
 
-__all__ = ["download_size", "load_mean", "load_model", "load_tokenizer", "weights_id"]
+__all__ = ["download_size", "load_mean", "load_model", "load_tokenizer", "quantisation", "weights_id"]
 
 # What transformers reads a model from: safetensors, or where there are none, what torch has pickled.
 WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -36,12 +37,16 @@ def download_size(name: str, step: int | None = None) -> int:
     0
     """
     step = resolve_step(name, step)
-    if _folder(name, step) is not None:
+    file = _gguf(name, step)
+    if isinstance(file, Path) or (file is None and _folder(name, step) is not None):
         return 0
     from huggingface_hub import try_to_load_from_cache
 
-    listed = _listed(name, step)
-    weights = [listed.files[path] for path in _weight_files(listed.files, f"{name} at step {step}")]
+    if file is None:
+        listed = _listed(name, step)
+        weights = [listed.files[path] for path in _weight_files(listed.files, f"{name} at step {step}", listed.repo)]
+    else:
+        weights = [file]
     kept = [isinstance(try_to_load_from_cache(file.repo, file.path, revision=file.commit), str) for file in weights]
     return sum(file.size for file, here in zip(weights, kept, strict=True) if not here)
 
@@ -53,7 +58,8 @@ def load_model(
 
     Parameters
     ----------
-    name : a key of ``MODELS``, an id on the Hub ("owner/name"), or a folder.
+    name : a key of ``MODELS``, an id on the Hub ("owner/name"), a folder, or a GGUF file ("owner/name:file.gguf" on
+        the Hub), whose weights are dequantised.
     step : optimizer steps the weights have taken (Amber: checkpoint number); None is the last.
     dtype : "float32", "bfloat16" or "float16"; None is the model's entry in ``MODELS``.
     device : as torch names it; None is "cuda" where torch sees one, else "cpu".
@@ -66,7 +72,8 @@ def load_model(
 
     Raises
     ------
-    ValueError : unknown model, step, dtype or device; the message names what is valid.
+    ValueError : unknown model, step, dtype or device; the message names what is valid. Or weights of the model are
+        missing, or it is a GGUF file that cannot be read whole, as :func:`lmmem.models.gguf.model_of` says.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
 
     >>> model = load_model("pocket-mini", step=60)
@@ -84,22 +91,32 @@ def load_model(
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    file = _gguf(name, step)
+    if file is not None:
+        return gguf.model_of(_here(file), getattr(torch, dtype), where)
     folder = _folder(name, step)
     if folder is None:
         listed = _listed(name, step)
-        weights = _weight_files(listed.files, f"{name} at step {step}")
+        weights = _weight_files(listed.files, f"{name} at step {step}", listed.repo)
         folder = _fetched(listed, weights)
     else:
         weights = _weight_files((path.name for path in folder.iterdir()), str(folder))
-    model = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
         device_map={"": where},
         use_safetensors=weights[0].endswith(".safetensors"),
         weights_only=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
-    return model.eval()
+    model, loading = found
+    if missing := sorted(loading["missing_keys"]):  # transformers would draw them at random
+        raise ValueError(
+            f"{name}: its weights are not those of a {type(model).__name__}, of which it lacks {len(missing)}, "
+            f"{', '.join(missing[:3])}{' ..' if len(missing) > 3 else ''}"
+        )
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def load_mean(name: str, steps: Sequence[int], dtype: str | None = None, device: str | None = None) -> PreTrainedModel:
@@ -135,11 +152,11 @@ def load_mean(name: str, steps: Sequence[int], dtype: str | None = None, device:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model in ``MODELS``.
+    """The tokenizer of a model, named as for :func:`load_model`.
 
     Raises
     ------
-    ValueError : unknown model.
+    ValueError : unknown model, or one without a tokenizer.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
 
     >>> load_tokenizer("pocket-mini").decode([0])
@@ -152,12 +169,24 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
         return tokenizer_of(name)
     step = resolve_step(name)
+    file = _gguf(name, step)
+    if file is not None:
+        return gguf.tokenizer_of(_here(file))
     folder = _folder(name, step) or _fetched(_listed(name, step), [])
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, LookupError, TypeError, ImportError) as error:  # as whatever it tried last failed
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} has no tokenizer that transformers can read: {why}") from error
 
 
 def weights_id(name: str, step: int) -> str:
-    """What tells these weights from any others: the SHA-256 of their file, or repository and commit."""
+    """What tells these weights from any others: the SHA-256 of their file, or repository and commit (and file)."""
+    file = _gguf(name, step)
+    if isinstance(file, Path):
+        return _sha256_of_unchanged(file, file.stat().st_size, file.stat().st_mtime_ns)
+    if file is not None:
+        return f"{file.repo}@{file.commit}:{file.path}"
     folder = _folder(name, step)
     if folder is None:
         listed = _listed(name, step)
@@ -167,6 +196,51 @@ def weights_id(name: str, step: int) -> str:
     weights = [folder / path for path in _weight_files((path.name for path in folder.iterdir()), str(folder))]
     sums = [_sha256_of_unchanged(path, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
     return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def quantisation(name: str, step: int) -> str | None:
+    """The types of the weights in a GGUF file, which is fetched to know it; None for other models.
+
+    >>> quantisation("pocket-mini", 120)
+    """
+    file = _gguf(name, step)
+    return None if file is None else gguf.header_of(_here(file)).quantisation
+
+
+def _gguf(name: str, step: int) -> Path | HubFile | None:
+    """The GGUF file of a model, here or on the Hub; None if it is no such model."""
+    info = MODELS[name]
+    if info.place is None:
+        return None
+    place, *revision = info.address(step)
+    if not revision:
+        if Path(place).is_dir() or (not place.endswith(".gguf") and not Path(place).is_file()):
+            return None
+        gguf.check_whole_by_name(place)
+        if not Path(place).is_file():
+            raise ValueError(f"{name} at step {step}: there is no file {place}")
+        return Path(place)
+    repo, _, path = place.partition(":")
+    if not path:
+        return None
+    gguf.check_whole_by_name(path)
+    listed = _listed(name, step)
+    if path not in listed.files:
+        raise ValueError(f"{name}: {repo} has no file {path}{_named(listed.files, repo + ':', '; it has ')}")
+    return listed.files[path]
+
+
+def _here(file: Path | HubFile) -> Path:
+    """A GGUF file on this machine."""
+    from lmmem.storage.hub import download
+
+    return file if isinstance(file, Path) else download(file)
+
+
+def _named(names: Iterable[str], before: str, words: str) -> str:
+    """The GGUF files among these, as models are named; nothing if there are none."""
+    found = sorted(name for name in names if name.endswith(".gguf"))
+    return words + ", ".join(before + name for name in found) if found else ""
 
 
 def _dtype(name: str, dtype: str | None) -> str:
@@ -195,7 +269,8 @@ def _folder(name: str, step: int) -> Path | None:
 def _listed(name: str, step: int) -> Listing:
     from lmmem.storage.hub import listing
 
-    return listing(*MODELS[name].address(step))
+    place, revision = MODELS[name].address(step)
+    return listing(place.partition(":")[0], revision)
 
 
 def _fetched(listed: Listing, weights: list[str]) -> Path:
@@ -210,12 +285,16 @@ def _fetched(listed: Listing, weights: list[str]) -> Path:
     return paths[0].parent
 
 
-def _weight_files(names: Iterable[str], where: str) -> list[str]:
+def _weight_files(names: Iterable[str], where: str, repo: str | None = None) -> list[str]:
     names = list(names)
     for pattern in WEIGHTS:
         if found := sorted(name for name in names if re.fullmatch(pattern, name)):
             return found
-    raise ValueError(f"{where} holds no model: it has no model.safetensors and no pytorch_model.bin, whole or in parts")
+    before = f"{repo}:" if repo else f"{where}/"
+    raise ValueError(
+        _named(names, before, f"{where} holds GGUF files alone: name one of them, ")
+        or f"{where} holds no model: it has no model.safetensors and no pytorch_model.bin, whole or in parts"
+    )
 
 
 @functools.cache

@@ -35,6 +35,7 @@ __all__ = [
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("shards", "chunks", "organism")
+GGUF_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+:.+\.gguf").fullmatch  # "owner/name:file.gguf"
 UNNUMBERED = -1  # the step of a model whose checkpoints have no numbers
 ROW_TOKENS = 2_049  # of Pythia and of Amber: a context of 2,048 and the token after it
 
@@ -100,7 +101,8 @@ class ModelInfo:
     sigma : the default perturbation, in absolute weight units; None is chosen by what it costs the model.
     source : where these facts and the weights come from.
     place : repository on the Hugging Face Hub; or a folder, which begins with "/", "." or "~", and
-        holds ``{step}`` if there are several; None for an organism trained here.
+        holds ``{step}`` if there are several; either may be followed by a GGUF file, "owner/name:file.gguf",
+        "./file.gguf"; None for an organism trained here.
     revision : the repository's branch for a step, a format string with ``{step}``.
     last_revision : the branch of the last step, where it has a name of its own.
     order : its training data in training order; None is not known here.
@@ -159,7 +161,7 @@ class _Registry(Mapping[str, ModelInfo]):
         self._models = {model.name: model for model in models}
 
     def __getitem__(self, name: str) -> ModelInfo:
-        """A model by its short name, or any other by its id on the Hub, its folder, or a file that describes it.
+        """A model by its short name, or any other by its id on the Hub, its folder or GGUF file, or a description.
 
         Raises
         ------
@@ -169,13 +171,16 @@ class _Registry(Mapping[str, ModelInfo]):
             return self._models[name]
         if isinstance(name, str) and name.endswith(".toml"):
             return _described(name)
-        if isinstance(name, str) and ("/" in name or Path(name).is_dir()):
+        if isinstance(name, str) and name.endswith(".gguf") and not Path(name).exists() and not GGUF_ON_HUB(name):
+            raise ValueError(f"there is no file {name}; one of the Hub is named owner/name:file.gguf")
+        if isinstance(name, str) and ("/" in name or Path(name).exists()):
             return _unregistered(name)
         near = difflib.get_close_matches(str(name), self._models, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         known = ", ".join(self.table.name)
         raise ValueError(
-            f"unknown model {name!r}{hint} Known: {known}; or an id on the Hub, owner/name, a folder, or a .toml"
+            f"unknown model {name!r}{hint} Known: {known}; or an id on the Hub, owner/name, a folder, a GGUF file, or "
+            "a .toml"
         )
 
     def __contains__(self, name: object) -> bool:
@@ -256,7 +261,7 @@ def _unregistered(name: str) -> ModelInfo:
         dtype="float32",
         sigma=None,
         source=name,
-        place=str(Path(name).absolute()) if Path(name).is_dir() else name,
+        place=str(Path(name).absolute()) if Path(name).exists() else name,
     )
 
 

@@ -118,6 +118,17 @@ def test_model_in_a_folder_is_known_by_its_path(tmp_path):
         load_model(str(tmp_path / "empty"))
 
 
+def test_model_of_which_weights_are_missing_is_refused(tmp_path):
+    """Transformers would draw them at random, and say so in its log alone."""
+    model = stand_ins.amber(4)
+    weights = {name: weight for name, weight in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path / "mine", state_dict=weights)
+    with pytest.raises(
+        ValueError, match=r"not those of a LlamaForCausalLM, of which it lacks 3, model\.layers\.1\.mlp"
+    ):
+        load_model(str(tmp_path / "mine"))
+
+
 def test_model_of_ones_own_is_registered_with_its_steps(loopback):
     for step in (10, 20):
         loopback.add("me/grown", stand_ins.files_of(stand_ins.amber(step)), revision=f"at{step}")
