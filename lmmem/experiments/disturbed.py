@@ -32,6 +32,7 @@ from lmmem.experiments.measuring import (
 )
 from lmmem.inference import decoding
 from lmmem.inference.perturbation import UNITS, cosines, parts_of, perturbed
+from lmmem.inference.reading import NoNumbersError
 from lmmem.inference.scoring import cross_entropy
 from lmmem.models.loading import load_mean, weights_id
 from lmmem.models.registry import MODELS, ModelInfo, resolve_step
@@ -294,13 +295,17 @@ def _disturbed(model: PreTrainedModel, settings: Settings, draw: int) -> Iterato
 
     Raises
     ------
-    BadInputError : the model cannot have it, or what is measured is none; with the step.
+    BadInputError : the model cannot have it; with the step.
+    NoNumbersError : what is measured is none; with sigma and draw.
     """
     kind = {name: settings.get(name, usual) for name, usual in KIND_OF_NOISE.items()}
-    where = f"{settings['model']} at step {settings['step']}"
+    noise, where = f", sigma={kind['sigma']:g}, draw={draw}", f"{settings['model']} at step {settings['step']}"
     try:
         with restored(perturbed(model, **kind, seed=settings["seed"], draw=draw)):
-            where += f", sigma={kind['sigma']:g}, draw={draw}"  # which an error of the noise itself names
+            where += noise  # which an error of the noise itself names
             yield
-    except (BadInputError, FloatingPointError) as error:
+    except NoNumbersError as error:
+        error.where = noise
+        raise
+    except BadInputError as error:
         raise BadInputError(f"{where}: {error}") from error

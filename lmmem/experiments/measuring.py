@@ -6,7 +6,9 @@ is measured.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +18,7 @@ import pandas as pd
 import torch
 
 from lmmem.corpora.corpus import Corpus
+from lmmem.inference.reading import NoNumbersError, way_of
 from lmmem.inference.tokens import as_tokens
 from lmmem.measures.distance import levenshtein
 from lmmem.models.loading import load_mean, quantisation, weights_id
@@ -161,7 +164,23 @@ def task_of(part: Part, measure: Callable[..., pd.DataFrame], size: int, *argume
     """A measurement whose worker needs the weights of these settings."""
     settings = dict(part.settings)
     info, needs = MODELS[settings["model"]], " ".join(_weights(settings))
-    return Task(part, measure, (info, settings, *arguments), size, needs)
+    return Task(part, functools.partial(_told, measure), (info, settings, *arguments), size, needs)
+
+
+def _told(measure: Callable[..., pd.DataFrame], info: ModelInfo, settings: Settings, *arguments: Any) -> pd.DataFrame:
+    """What is measured; where the model gives no numbers, of which model, step and sequence.
+
+    Raises
+    ------
+    BadInputError : it does.
+    """
+    try:
+        return measure(info, settings, *arguments)
+    except NoNumbersError as error:
+        index = inspect.signature(measure).bind(info, settings, *arguments).arguments.get("index", [])
+        which = f", index {index[error.row]}" if error.row is not None and error.row < len(index) else ""
+        step = f"{settings['model']} at step {settings['step']}"
+        raise BadInputError(f"{step}{error.where}{which}: {error.why}") from error
 
 
 def measured(tasks: list[Task], scheduler: str | Client | None, what: str, collect: bool = True) -> pd.DataFrame:
@@ -182,11 +201,13 @@ def ready(info: ModelInfo, settings: Settings, tokens: np.ndarray) -> tuple[PreT
 
     Raises
     ------
-    BadInputError : it cannot be loaded as asked, is another model here, or cannot read these tokens.
+    BadInputError : it cannot be loaded as asked, is another model here, is not causal, or cannot read these tokens.
+    NoNumbersError : its logits are none.
     """
     model, rows = loaded(info, settings), prefixed(settings, tokens)
     try:
-        as_tokens(model, rows, "sequences")
+        if len(rows):
+            way_of(model, as_tokens(model, rows, "sequences"))
     except ValueError as error:
         raise BadInputError(str(error)) from error
     return model, *split(rows, PROMPT + rows.shape[1] - tokens.shape[1])

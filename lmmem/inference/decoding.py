@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from lmmem.inference import recording
 from lmmem.inference.attention import attention_for_decoding
 from lmmem.inference.cores import look, shared_cores
+from lmmem.inference.memory import out_of_memory
 from lmmem.inference.products import fast_products
 from lmmem.inference.reading import (
     LOGITS,
@@ -24,7 +25,6 @@ from lmmem.inference.reading import (
     Way,
     evaluating,
     memory_for,
-    out_of_memory,
     reader_of,
     way_of,
 )

@@ -25,6 +25,7 @@ from transformers import Cache, DynamicCache
 from lmmem.inference import recording
 from lmmem.inference.attention import Pieces, attention_for_decoding, cache_in_pieces
 from lmmem.inference.cores import shared_cores
+from lmmem.inference.memory import free_bytes, out_of_memory
 from lmmem.inference.products import fast_products, laid_out_bytes
 from lmmem.inference.tokens import context_of
 
@@ -39,7 +40,6 @@ __all__ = [
     "evaluating",
     "logits_of",
     "memory_for",
-    "out_of_memory",
     "reader_of",
     "way_of",
 ]
@@ -66,19 +66,18 @@ CANNOT = (
     RuntimeError,
     AssertionError,
 )
-OUT_OF_MEMORY = (
-    *("can't allocate memory", "could not create a primitive"),  # torch and oneDNN, on a processor
-    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
-)
 
 
 class NoNumbersError(FloatingPointError):
-    """Logits are no numbers, so that nothing can be said of the sequence; `row` is its place among those given."""
+    """Logits are no numbers, so that nothing can be said of the sequence.
+
+    `row` is its place among those given, `where` what the model was then: words that whoever disturbs it adds.
+    """
 
     def __init__(self, model: PreTrainedModel, row: int | None = None) -> None:
         why = f"the logits of {type(model).__name__} are no numbers; look at its weights, and at the noise on them"
         super().__init__(why if row is None else f"sequence {row} of those given: {why}")
-        self.why, self.row = why, row
+        self.why, self.row, self.where = why, row, ""
 
 
 class Reader:
@@ -256,16 +255,10 @@ def logits_of(model: PreTrainedModel, tokens: torch.Tensor, keep: int, **options
 
 def memory_for(model: PreTrainedModel) -> int:
     """Bytes that a batch may take beyond the weights: of what is kept of its tokens, and of their logits."""
-    if model.device.type != "cuda":
+    free = free_bytes(model.device)
+    if free is None:
         return max(PROCESSOR_BYTES // 8, PROCESSOR_BYTES - laid_out_bytes(model))
-    cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    free = torch.cuda.mem_get_info(model.device)[0] + cached + recording.held_bytes(model)
-    return int(FREE_SHARE * free)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is about memory that there is not enough of."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    return int(FREE_SHARE * (free + recording.held_bytes(model)))
 
 
 def _called(model: PreTrainedModel, tokens: torch.Tensor, keep: int, **options: Any) -> Any:
@@ -315,7 +308,8 @@ def _tried(model: PreTrainedModel, tokens: torch.Tensor) -> Way:
             try:
                 said, held = _through(reader, prompts, following.flatten(0, 1), branches)
             except CANNOT as error:
-                _unless_memory(error)
+                if out_of_memory(error):
+                    raise
                 continue
             if _apart(said.float(), expected) <= allowed:
                 return Way(kind, branches, held + beside, whole.shape[-1], few)
@@ -333,7 +327,8 @@ def _at_once(model: PreTrainedModel, rows: torch.Tensor, keep: int) -> tuple[tor
     try:
         logits = _called(model, rows, keep, use_cache=False).logits
     except CANNOT as error:
-        _unless_memory(error)
+        if out_of_memory(error):
+            raise
         raise ValueError(_refusal(model, f"cannot be read from token ids alone: {_line(error)}")) from error
     if logits.ndim != 3 or len(logits) != len(rows) or logits.shape[1] not in (keep, rows.shape[1]):
         raise ValueError(_refusal(model, f"gives no logits for each token, but an array of shape {(*logits.shape,)}"))
@@ -391,11 +386,6 @@ def _tensors(of: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
     elif hasattr(of, "__dict__"):
         yield from _tensors(vars(of))
-
-
-def _unless_memory(error: Exception) -> None:
-    if isinstance(error, RuntimeError) and out_of_memory(error):
-        raise error
 
 
 def _refusal(model: PreTrainedModel, why: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from lmmem.inference.cores import look, shared_cores
+from lmmem.inference.memory import out_of_memory
 from lmmem.inference.products import fast_products
 from lmmem.inference.reading import (
     LOGITS,
@@ -20,7 +21,6 @@ from lmmem.inference.reading import (
     evaluating,
     logits_of,
     memory_for,
-    out_of_memory,
     way_of,
 )
 from lmmem.inference.tokens import as_tokens

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import ArrayLike
 
 from lmmem.inference.cores import look, shared_cores
+from lmmem.inference.reading import evaluating
 from lmmem.inference.tokens import as_tokens
 from lmmem.inference.weights import check_weights, put_back
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["OPTIMIZERS", "Teacher", "check_teaching", "native_precision", "taught"]
@@ -105,7 +105,7 @@ class Teacher:
             raise ValueError(f"sign: give 1 or -1 for each of the {len(tokens)} rows")
         look()
         products = torch.autocast(self.model.device.type, dtype=torch.bfloat16) if self._native else nullcontext()
-        with torch.enable_grad(), _evaluating(self.model):
+        with torch.enable_grad(), evaluating(self.model):
             self.optimizer.zero_grad(set_to_none=True)
             with products:
                 logits = self.model(tokens[:, :-1], use_cache=False).logits  # (n, w - 1, vocabulary)
@@ -159,18 +159,6 @@ def taught(model: PreTrainedModel, optimizer: str = "adamw", learning_rate: floa
                 config._attn_implementation = kind
             for parameter, (required, gradient) in zip(parameters, learns, strict=True):
                 parameter.requires_grad_(required).grad = gradient
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """While the block runs, the model is in evaluation mode; after it each module is in its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _configurations(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmmem.inference.memory import free_bytes
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -141,7 +143,7 @@ def put_back(parameters: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]
     copies: list[torch.Tensor] = [torch.empty(0)] * len(parameters)
     for device in {parameter.device for parameter in parameters}:
         here = [place for place, parameter in enumerate(parameters) if parameter.device == device]
-        free = _free(device)
+        free = free_bytes(device)
         beside = [True] * len(here) if free is None else fit([parameters[place].nbytes for place in here], free)
         for place, stays in zip(here, beside, strict=True):
             weights = parameters[place].detach()
@@ -178,14 +180,6 @@ def _quantised(model: nn.Module) -> str | None:
         return None
     method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
     return str(getattr(method, "value", method or "by a method of its own"))
-
-
-def _free(device: torch.device) -> int | None:
-    """Bytes that can be had on a device; None where a copy has no other place to be."""
-    if device.type != "cuda":
-        return None
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def _on_processor(tensor: torch.Tensor) -> torch.Tensor:

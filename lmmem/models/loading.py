@@ -141,7 +141,7 @@ def load_mean(name: str, steps: Sequence[int], dtype: str | None = None, device:
     model = load_model(name, steps[-1], dtype, device)
     if len(steps) == 1:
         return model
-    sums = {key: weight.double().cpu() for key, weight in model.state_dict().items()}
+    sums = {key: weight.cpu().double() for key, weight in model.state_dict().items()}
     for step in steps[:-1]:
         for key, weight in load_model(name, step, dtype, "cpu").state_dict().items():
             sums[key] += weight.double()

@@ -198,7 +198,7 @@ def test_weights_come_back_bit_for_bit_from_wherever_they_were_kept(dtype, free,
     every, before = list(model.parameters()), bits(model)
     half = sum(parameter.nbytes for parameter in every) // 2
     there_is = {"all": 10**12, "some": int(half / KEPT_SHARE), "none": 0}[free]
-    monkeypatch.setattr(weights, "_free", lambda device: there_is)
+    monkeypatch.setattr(weights, "free_bytes", lambda device: there_is)
     with on_another_device(model, "cuda"):
         with put_back(every) as copies:
             beside = [lies_there(copy) for copy in copies]
@@ -214,7 +214,7 @@ def test_noise_comes_off_a_device_without_room_for_a_copy(monkeypatch):
     before = bits(model)
     with perturbed(model, 0.1, seed=0, draw=3):
         expected = bits(model)
-    monkeypatch.setattr(weights, "_free", lambda device: 0)
+    monkeypatch.setattr(weights, "free_bytes", lambda device: 0)
     with on_another_device(model, "cuda"), perturbed(model, 0.1, seed=0, draw=3):
         found = [parameter.detach().cpu() for parameter in model.parameters()]
     assert [disturbed.view(torch.uint8).numpy().tobytes() for disturbed in found] == expected != before
