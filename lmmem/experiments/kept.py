@@ -1,10 +1,11 @@
-"""Tables of organisms in results/: a file for each, with its record, refused if its recipe is another by now.
+"""Tables in results/: of organisms, a file for each, refused if its recipe is another by now; of classes of models.
 
 replicates.py, relearning.py and probes.py keep what they measure here. Knows no column's meaning.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lmmem.pocket.recipe import ORGANISMS
 from lmmem.storage import tables
 from lmmem.storage.files import DamagedError
 
-__all__ = ["RESULTS", "keep", "tables_of"]
+__all__ = ["RESULTS", "causal_classes", "keep", "tables_of"]
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -42,3 +43,23 @@ def tables_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, pd.Data
             if record["recipe"] != ORGANISMS[record["organism"]].key:
                 raise DamagedError(f"{path} is of another recipe of {record['organism']}: make replicates")
             yield name, table
+
+
+def causal_classes(path: Path = RESULTS / "classes.json") -> pd.DataFrame:
+    """How lmmem takes each class of models that transformers loads as causal, as its tests found, small and random.
+
+    Returns
+    -------
+    One line a kind of configuration, columns kind, class, is ("measured", "refused", "not built") and how (it is read,
+    or why not); the version of transformers in ``.attrs``.
+
+    >>> causal_classes().value_counts("is").index[0]
+    'measured'
+    """
+    record = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        {"kind": kind, "how": found.get("how", found.get("why")), **found} for kind, found in record["classes"].items()
+    ]
+    table = pd.DataFrame(lines)[["kind", "class", "is", "how"]]
+    table.attrs["transformers"] = record["transformers"]
+    return table
