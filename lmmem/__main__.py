@@ -25,9 +25,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verify.add_argument("--path", help="training data on this machine instead of the Hub's")
     verify.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
     verify.add_argument("--device", help="as torch names it; by default the GPU if there is one")
+    scan = commands.add_parser("scan", help="what a model has memorised of a text")
+    scan.add_argument("name", help="a name, an id on the Hub, a folder or a GGUF file")
+    scan.add_argument("file", help="text, Markdown, or .jsonl with a text a line, in UTF-8")
+    scan.add_argument("--control", help="a file of text of the same kind that the model cannot have met")
+    scan.add_argument("--html", help="write the report there: one file, to be opened in a browser")
+    scan.add_argument("--stride", type=int, help="tokens from one window to the next (default 8)")
+    scan.add_argument("--step", type=int, help="training step of the weights; by default the last")
+    scan.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    scan.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
+    scan.add_argument("--device", help="as torch names it; by default the GPU if there is one")
     given = parser.parse_args(arguments)
     try:
-        return {"models": _models, "results": _results, "verify": lambda: _verify(given)}[given.command]()
+        return {"models": _models, "results": _results, "verify": lambda: _verify(given), "scan": lambda: _scan(given)}[
+            given.command
+        ]()
     except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2
@@ -67,6 +79,27 @@ def _verify(given: argparse.Namespace) -> int:
     agrees = (table.agree == table.of).all()
     print(f"{given.name}: {'everything agrees' if agrees else 'NOT everything agrees'}")
     return 0 if agrees else 1
+
+
+def _scan(given: argparse.Namespace) -> int:
+    from lmmem.analysis.scan import summary
+    from lmmem.analysis.strip import report
+    from lmmem.experiments.scan import STRIDE, read_texts
+
+    texts = read_texts(given.file)
+    control = None if given.control is None else read_texts(given.control)
+    if given.html is not None and not Path(given.html).absolute().parent.is_dir():
+        raise ValueError(f"--html {given.html}: there is no such folder")
+    study = lmmem.Study(given.name, given.step, seed=given.seed, dtype=given.dtype, device=given.device)
+    scan = study.scan(texts, control, stride=STRIDE if given.stride is None else given.stride)
+    told = summary(scan)
+    print("\n".join(told.values()))
+    if given.html is not None:
+        title = f"What {given.name} has memorised of {Path(given.file).name}"
+        page = report(scan.windows, texts, title=title, summary=list(told.values()), made=study.provenance())
+        with replacing(Path(given.html)) as path:
+            path.write_text(page, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

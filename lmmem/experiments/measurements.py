@@ -214,7 +214,8 @@ def likelihood_table(
     Returns
     -------
     One line a row, columns model, step, index, cross_entropy (nats per token), entropy (of the model's
-    distribution, mean over tokens, nats), rank (of the true token, mean; 1 is the likeliest).
+    distribution, mean over tokens, nats), rank (of the true token, mean; 1 is the likeliest), recited (tokens that
+    greedy decoding says right before its first wrong one), matches (tokens that are the likeliest after the true ones).
     """
     every, numbers, tokens = settings_of(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = [
@@ -235,6 +236,7 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
         kept |= {name: list(values) for name, values in zip(names, scores, strict=True)}
     else:
         scores = score_tokens(model, prompts, truth)
+    likeliest = scores.rank == 1
     return pd.DataFrame(
         {
             "model": settings["model"],
@@ -243,6 +245,8 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
             "cross_entropy": -scores.log_prob.mean(axis=1, dtype=np.float64),
             "entropy": scores.entropy.mean(axis=1, dtype=np.float64),
             "rank": scores.rank.mean(axis=1),
+            "recited": likeliest.cumprod(axis=1).sum(axis=1),
+            "matches": likeliest.sum(axis=1),
             **kept,
         }
     )

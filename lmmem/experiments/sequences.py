@@ -36,6 +36,7 @@ __all__ = [
     "of_arms",
     "of_text",
     "own_prefix",
+    "tokens_of",
     "unmet_rows",
     "with_prefix",
 ]
@@ -521,7 +522,8 @@ def of_text(
     Returns
     -------
     One line a window: index, text (which of the texts), token (of the text, at which it begins), tokens (96 ids),
-    prefix (ids).
+    prefix (ids); and if the tokenizer tells where its tokens are (a fast one does), of which characters of the text:
+    prompt_begin, begin (of the continuation), end.
 
     Raises
     ------
@@ -531,7 +533,7 @@ def of_text(
     >>> from lmmem.models.loading import load_tokenizer
     >>> windows = of_text(load_tokenizer("pocket-mini"), "import numpy as np; " * 20)
     >>> windows.columns.tolist(), windows.prefix[0], len(windows.tokens[0])
-    (['index', 'text', 'token', 'tokens', 'prefix'], (), 96)
+    (['index', 'text', 'token', 'tokens', 'prompt_begin', 'begin', 'end', 'prefix'], (), 96)
     """
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
@@ -540,15 +542,20 @@ def of_text(
         raise ValueError(f"stride={stride!r}: give a whole number of tokens, 1 or more")
     lines = []
     for number, text in enumerate(texts):
-        ids = _tokens_of(tokenizer, text, f"text {number}")
+        ids, places = tokens_of(tokenizer, text, f"text {number}")
         if len(ids) < WINDOW_TOKENS:
             raise ValueError(
                 f"text {number} has {len(ids)} tokens; a window is of {WINDOW_TOKENS}, a prompt of {PROMPT} and a "
                 f"continuation of {CONTINUATION}: give a longer text"
             )
         starts = range(0, len(ids) - WINDOW_TOKENS + 1, stride)
-        lines += [(number, start, ids[start : start + WINDOW_TOKENS]) for start in starts]
-    found = pd.DataFrame(lines, columns=["text", "token", "tokens"])
+        for start in starts:
+            line = {"text": number, "token": start, "tokens": ids[start : start + WINDOW_TOKENS]}
+            if places is not None:
+                (prompt, _), (begin, _), (_, end) = places[[start, start + PROMPT, start + WINDOW_TOKENS - 1]].tolist()
+                line |= {"prompt_begin": prompt, "begin": begin, "end": end}
+            lines.append(line)
+    found = pd.DataFrame(lines)
     found.insert(0, "index", range(len(found)))
     return with_prefix(found, own_prefix(tokenizer) if prefix is None else prefix)
 
@@ -588,16 +595,29 @@ def with_prefix(sequences: pd.DataFrame, prefix: Sequence[int]) -> pd.DataFrame:
     return sequences.assign(prefix=pd.Series([tuple(ids.tolist())] * len(sequences), sequences.index, dtype=object))
 
 
-def _tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> np.ndarray:
-    """A text's tokens, none of them of control, if the tokenizer has tokens for all of it."""
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, text: str, what: str = "the text"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A text's tokens (m,), none of them of control, and the characters that each stands for, (m, 2) from and to.
+
+    Raises
+    ------
+    ValueError : the tokenizer has no token for a part of the text.
+
+    >>> from lmmem.models.loading import load_tokenizer
+    >>> ids, places = tokens_of(load_tokenizer("pocket-mini"), "import numpy")
+    >>> len(ids), places[-1].tolist()
+    (6, [11, 12])
+    """
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     found = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **options)
-    ids = np.array(found.input_ids, dtype=np.int64)
+    ids, places = np.array(found.input_ids, dtype=np.int64), None
     unknown = tokenizer.unk_token_id
     if unknown is not None and (share := (ids == unknown).mean() if len(ids) else 0.0):
         raise ValueError(f"{what}: {share:.2%} of its {len(ids):,} tokens are unknown to the model's tokenizer")
     if tokenizer.is_fast:  # some leave out what they have no token for
-        begins, ends = np.array(found.offset_mapping, dtype=np.int64).reshape(-1, 2).T
+        places = np.array(found.offset_mapping, dtype=np.int64).reshape(-1, 2)
+        begins, ends = places.T
         inside = np.bincount(begins, minlength=len(text) + 1) - np.bincount(ends, minlength=len(text) + 1)
         missed = np.flatnonzero(inside.cumsum()[:-1] == 0)
         if letters := sum(text[place].isalnum() for place in missed):
@@ -605,7 +625,7 @@ def _tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> np.n
             raise ValueError(
                 f"{what}: the model's tokenizer has no token for {share:.2%} of its {len(text):,} characters"
             )
-    return ids
+    return ids, places
 
 
 def _first_row(name: str, corpus: Corpus, step: int, first_row: int | None, wanted: int) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from lmmem.corpora.corpus import Corpus, training_data
 from lmmem.experiments import disturbed, extraction, measurements, measuring, scores, teaching
+from lmmem.experiments import scan as scanning
 from lmmem.experiments.sequences import (
     DEFAULT_PAIRS,
     WINDOW,
@@ -250,6 +251,43 @@ class Study:
         np.True_
         """
         return of_text(self.tokenizer, texts, stride, prefix)
+
+    def scan(
+        self,
+        texts: str | Sequence[str],
+        control: str | Sequence[str] | None = None,
+        *,
+        stride: int = scanning.STRIDE,
+        prefix: Sequence[int] | None = None,
+    ) -> scanning.Scan:
+        """Has the model memorised a text? Its windows in one pass each, beside text that it has never seen.
+
+        Parameters
+        ----------
+        texts : a text, or several.
+        control : text of the same kind that the model cannot have met. None: rows of its training data's kind that
+            it has not met, if those are known, else the prose of lmmem; then nothing is concluded from the loss
+            where the text as a whole is likelier than that, as it may be of another kind.
+        stride : tokens from one window to the next.
+        prefix : token ids before each window, as for :func:`lmmem.experiments.sequences.of_text`.
+
+        Returns
+        -------
+        A :class:`lmmem.experiments.scan.Scan`: ``windows`` and ``control``, a line a window, columns index, text,
+        token, prompt_begin, begin, end and ends (characters), z_complexity, recited and matches (tokens of 64),
+        cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of windows that
+        were decoded); ``changed``, what other prompts and other words do to the loss.
+        :func:`lmmem.analysis.scan.summary` says what that shows.
+
+        Raises
+        ------
+        ValueError : as :func:`lmmem.experiments.sequences.of_text`, or the control shares all of its text with this.
+
+        >>> found = Study("pocket-mini").scan("import numpy as np; " * 40, stride=32)
+        >>> found.windows.recited.between(0, 64).all()
+        np.True_
+        """
+        return scanning.scan(self, texts, control, stride=stride, prefix=prefix)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
         """Those of the arms wanted that this model has, groups with nothing but their twins left out.

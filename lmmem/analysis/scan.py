@@ -1,0 +1,317 @@
+"""What a scan of a text says: what of it is recited, what is known beyond chance, and the rule for a verdict.
+
+Tables of windows in, as :meth:`lmmem.experiments.study.Study.scan` measures them, and of windows of text that the model
+has never seen, the control. Knows no models.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lmmem.analysis.statistics import Interval, bootstrap, check_columns
+from lmmem.protocol import CONTINUATION, PROMPT
+
+__all__ = [
+    "BLOCK",
+    "LEAST",
+    "RULE",
+    "WORDS",
+    "beyond_chance",
+    "fits",
+    "found",
+    "recited_share",
+    "runs",
+    "summary",
+    "verdict",
+]
+
+LEVEL = 0.05  # of a false alarm
+LEAST = 16  # tokens that a run has at least to count as recited
+WORDS = 32  # tokens recited of one window at which no control is needed to call it found
+BLOCK = 256  # tokens: windows that begin in one are drawn together, as they overlap and are of one place
+UNITS = 16  # blocks that a verdict needs on each side, as rule 14 of the plan
+DRAWS = 10_000  # permutations
+RULE = (
+    f"a window is found if the model recites {WORDS} of its 64 tokens, or if its loss is so low that of as many "
+    f"never-seen windows the lowest would be so in {LEVEL:.0%} of cases (the logarithm of the loss taken as normal, "
+    "with mean and deviation of the control)"
+)
+NEEDED = ["index", "text", "token", "begin", "end", "recited", "cross_entropy"]
+
+
+class Scanned(Protocol):
+    """What was measured of a text, as a scan gives it."""
+
+    windows: pd.DataFrame
+    control: pd.DataFrame
+    changed: pd.DataFrame
+    of: str
+    chosen: bool
+    left_out: int
+    seed: int
+
+
+def beyond_chance(windows: pd.DataFrame, control: pd.DataFrame, level: float = LEVEL) -> pd.Series:
+    """Which windows have a loss that not even the lowest of as many never-seen ones would have.
+
+    The logarithm of a never-seen window's loss is taken as normal; Bonferroni's bound over the windows, which is on
+    the safe side where they overlap.
+
+    Parameters
+    ----------
+    windows, control : with a column cross_entropy, nats per token; 16 of the control at least.
+    level : chance that any of the windows is named if all are never-seen.
+
+    Returns
+    -------
+    (n,) booleans.
+
+    Raises
+    ------
+    ValueError : too few windows of the control, or they are all alike.
+
+    >>> control = pd.DataFrame({"cross_entropy": np.exp(np.random.default_rng(0).normal(1, 0.2, 100))})
+    >>> beyond_chance(pd.DataFrame({"cross_entropy": [2.7, 0.5]}), control).tolist()
+    [False, True]
+    """
+    logs = np.log(control.cross_entropy.to_numpy())
+    if len(logs) < UNITS or not logs.std() > 0:
+        raise ValueError(f"the control has {len(logs)} windows of never-seen text: give text of {UNITS} or more")
+    mean, deviation = logs.mean(), logs.std(ddof=1)
+    limit = mean + deviation * np.sqrt(1 + 1 / len(logs)) * stats.t.ppf(level / len(windows), len(logs) - 1)
+    return np.log(windows.cross_entropy) < limit
+
+
+def fits(windows: pd.DataFrame, control: pd.DataFrame) -> bool:
+    """Whether a control can be of the text's kind: the text as a whole is not likelier by a standard deviation.
+
+    Where it is, the text is remembered as a whole, or of another kind, and a control that nobody chose for it cannot
+    tell one from the other.
+
+    >>> table = pd.DataFrame({"cross_entropy": [2.0, 3.0, 4.0]})
+    >>> fits(table, table), fits(table / 10, table)
+    (True, False)
+    """
+    ours, theirs = np.log(windows.cross_entropy), np.log(control.cross_entropy)
+    return bool(ours.median() > theirs.median() - theirs.std())
+
+
+def found(windows: pd.DataFrame, control: pd.DataFrame, *, chosen: bool) -> pd.Series:
+    """The windows that are found, by RULE.
+
+    Parameters
+    ----------
+    windows, control : with columns recited and cross_entropy.
+    chosen : the control was chosen as text of the same kind; else its loss counts only if it :func:`fits`.
+
+    >>> control = pd.DataFrame({"cross_entropy": np.exp(np.random.default_rng(0).normal(1, 0.2, 100))})
+    >>> windows = pd.DataFrame({"cross_entropy": [2.7, 2.8, 0.5], "recited": [40, 2, 3]})
+    >>> found(windows, control, chosen=True).tolist()
+    [True, False, True]
+    """
+    by_words = windows.recited >= WORDS
+    if chosen or fits(windows, control):
+        return by_words | beyond_chance(windows, control)
+    return by_words
+
+
+def runs(windows: pd.DataFrame, least: int = LEAST) -> pd.DataFrame:
+    """The runs of text that the model recites: what windows recite, put together where it touches.
+
+    Parameters
+    ----------
+    windows : columns text, token, recited, and where there are ends (characters at which the tokens of the
+        continuation end) also begin.
+    least : tokens that a window recites at least.
+
+    Returns
+    -------
+    One line a run, longest first: text, token (of the text, the first recited one), tokens (its length), index (of the
+    window that recites most of it), and begin and end, characters.
+
+    >>> windows = pd.DataFrame({"index": [0, 1], "text": 0, "token": [0, 8], "recited": [20, 16]})
+    >>> runs(windows)[["token", "tokens"]].values.tolist()
+    [[32, 24]]
+    """
+    check_columns(windows, ["index", "text", "token", "recited"])
+    lines: list[dict[str, object]] = []
+    for text, here in windows[windows.recited >= least].sort_values("token").groupby("text"):
+        begins = here.token.to_numpy() + PROMPT
+        stops = begins + here.recited.to_numpy()
+        new = np.r_[True, begins[1:] > np.maximum.accumulate(stops)[:-1]]
+        for _, run in here.groupby(new.cumsum()):
+            tokens, recited = run.token.to_numpy(), run.recited.to_numpy()
+            first, last = int(tokens[0]) + PROMPT, int((tokens + recited).argmax())
+            length = int(tokens[last] + recited[last]) + PROMPT - first
+            line = {"text": text, "token": first, "tokens": length, "index": run["index"].iloc[int(recited.argmax())]}
+            if "ends" in run:
+                line |= {"begin": run.begin.iloc[0], "end": run.ends.iloc[last][int(recited[last]) - 1]}
+            lines.append(line)
+    columns = ["text", "token", "tokens", "index", *(["begin", "end"] if "ends" in windows else [])]
+    table = pd.DataFrame(lines, columns=columns)
+    return table.sort_values("tokens", ascending=False, kind="stable", ignore_index=True)
+
+
+def recited_share(windows: pd.DataFrame, least: int = LEAST, seed: int = 0) -> Interval:
+    """The share of the tokens asked for that lie in a run which the model recites, with an interval over blocks.
+
+    Parameters
+    ----------
+    windows : columns text, token, recited.
+    least : tokens that a window recites at least.
+    seed : of the bootstrap, which draws blocks of 256 tokens; n is how many there are.
+
+    >>> windows = pd.DataFrame({"text": 0, "token": range(0, 6_400, 64), "recited": [32, 0] * 50})
+    >>> recited_share(windows).estimate
+    0.25
+    """
+    asked, hit = [], []
+    for _, here in windows.groupby("text"):
+        begins = here.token.to_numpy() + PROMPT
+        size = int(begins.max()) + CONTINUATION
+        covered = _covered(begins, np.where(here.recited >= least, here.recited, 0), size)
+        of = _covered(begins, np.full(len(here), CONTINUATION), size)
+        numbers = np.arange(len(of)) // BLOCK
+        asked.append(np.bincount(numbers, of))
+        hit.append(np.bincount(numbers, covered & of))
+    whole, part = np.concatenate(asked), np.concatenate(hit)
+    whole, part = whole[whole > 0], part[whole > 0]
+    if len(whole) < 2:
+        return Interval(float(part.sum() / whole.sum()), np.nan, np.nan, len(whole))
+    return bootstrap(lambda part, whole: float(part.sum() / whole.sum()), part, whole, seed=seed)
+
+
+def verdict(windows: pd.DataFrame, control: pd.DataFrame, *, chosen: bool, seed: int = 0) -> str:
+    """Whether the text as a whole is better known than never-seen text of its kind; or why that cannot be said.
+
+    Blocks of 256 tokens are exchanged between both, on what is recited and on the loss (Holm's bound over the two).
+
+    Parameters
+    ----------
+    windows, control : columns text, token, recited, cross_entropy.
+    chosen : the control was chosen as text of the same kind.
+    seed : of the permutations.
+
+    >>> control = pd.DataFrame({"text": 0, "token": range(0, 6_400, 64), "recited": 1, "cross_entropy": 3.0})
+    >>> verdict(control.assign(recited=20, cross_entropy=1.0), control, chosen=True)
+    'known better than the control: it recites more of it (p = 0.0001) and finds it likelier (p = 0.0001)'
+    """
+    ours, theirs = _blocks(windows), _blocks(control)
+    if not chosen and not fits(windows, control):
+        return (
+            "no verdict: as a whole the text is likelier than the control by more than its standard deviation, so it "
+            "is remembered or of another kind; give a control of its kind, which the model cannot have met"
+        )
+    for what, blocks in {"text": ours, "control": theirs}.items():
+        if len(blocks) < UNITS:
+            return (
+                f"no verdict: the {what} has {len(blocks)} blocks of {BLOCK} tokens, {UNITS} are needed, so "
+                f"{(UNITS - len(blocks)) * BLOCK:,} tokens more"
+            )
+    rng = np.random.default_rng(seed)
+    ps = {
+        "it recites more of it": _p(ours.recited, theirs.recited, rng),
+        "finds it likelier": _p(-ours.log_loss, -theirs.log_loss, rng),
+    }
+    ordered = sorted(ps, key=ps.__getitem__)
+    holds = ps[ordered[0]] <= LEVEL / 2, ps[ordered[0]] <= LEVEL / 2 and ps[ordered[1]] <= LEVEL
+    shown = [f"{what} (p = {ps[what]:.2g})" for what in ps if what in ordered[: sum(holds)]]
+    if shown:
+        return f"known better than the control: {' and '.join(shown)}".replace(": finds", ": it finds")
+    return f"not shown to be known better than the control (p = {min(ps.values()):.2g}, two questions)"
+
+
+def summary(scan: Scanned) -> dict[str, str]:
+    """Sentences that a person can quote, by what they are about: rule, words, longest, found, loss, changed, verdict ..
+
+    Parameters
+    ----------
+    scan : as :meth:`lmmem.experiments.study.Study.scan` gives it.
+
+    Raises
+    ------
+    ValueError : columns are missing, or the control is too small.
+    """
+    windows, control = scan.windows, scan.control
+    check_columns(windows, NEEDED)
+    told, longest = {"rule": f"Rule: {RULE}."}, runs(windows, 1)
+    share, chance = recited_share(windows, seed=scan.seed), recited_share(control, seed=scan.seed)
+    told["words"] = (
+        f"Of the text, {_percent(share)} of the tokens lie in runs of {LEAST} or more that the model recites word for "
+        f"word; of the control ({scan.of}), {_percent(chance)}."
+    )
+    if len(longest):
+        top = longest.iloc[0]
+        where = f"text {top.text}, token {top.token:,}" + (f", character {top.begin:,}" if "begin" in longest else "")
+        told["longest"] = f"The longest run has {top.tokens} tokens ({where}); of the control {_longest(control)}."
+    else:
+        told["longest"] = "Not one token is recited."
+    named = found(windows, control, chosen=scan.chosen)
+    apart = scan.chosen or fits(windows, control)
+    how = "" if apart else ", by their words alone, as the control is not of the text's kind"
+    told["found"] = f"Found are {int(named.sum()):,} of {len(windows):,} windows{how}."
+    loss = f"{windows.cross_entropy.mean():.2f} nats per token, of the control {control.cross_entropy.mean():.2f}"
+    told["loss"] = f"The mean loss of the text is {loss}."
+    told["changed"] = _changed(scan.changed)
+    told["verdict"] = f"Verdict (level {LEVEL:.0%}): {verdict(windows, control, chosen=scan.chosen, seed=scan.seed)}."
+    told["decoded"] = (
+        f"Decoded were {int(windows.kl_ld.notna().sum()):,} windows that came near; one that goes astray at once and "
+        "comes back is not among them."
+    )
+    if scan.left_out:
+        told["left out"] = (
+            f"Of the control {scan.left_out:,} windows share a run of 16 tokens with the text and are left out."
+        )
+    return told
+
+
+def _changed(changed: pd.DataFrame) -> str:
+    """What other prompts and other words do, of each part of the windows."""
+    told = []
+    for what, part in changed.groupby("windows", sort=False):
+        places = part.groupby(["text", part.token // BLOCK]).ngroup()
+        if places.nunique() < 2:
+            prompts, words = (f"{part[column].mean():.2f}" for column in ("prompts", "words"))
+        else:
+            prompts, words = (bootstrap(np.mean, part[c], clusters=places).brief() for c in ("prompts", "words"))
+        told.append(f"{prompts} and {words} in {len(part)} windows {what}".replace("windows the", "windows, the"))
+    return (
+        "Prompts from elsewhere, and a few tokens exchanged for others of their kind, raise the loss by (nats a token) "
+        f"{'; '.join(told)}."
+    )
+
+
+def _covered(begins: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:
+    """Which tokens of the first `size` of a text lie in one of these spans."""
+    steps = np.zeros(size + 1, dtype=np.int64)
+    np.add.at(steps, begins, 1)
+    np.add.at(steps, begins + lengths, -1)
+    return steps.cumsum()[:-1] > 0
+
+
+def _blocks(windows: pd.DataFrame) -> pd.DataFrame:
+    """Means of the windows that begin in each block."""
+    values = pd.DataFrame({"recited": windows.recited, "log_loss": np.log(windows.cross_entropy)})
+    return values.groupby([windows.text, windows.token // BLOCK]).mean()
+
+
+def _p(ours: pd.Series, theirs: pd.Series, rng: np.random.Generator) -> float:
+    """One-sided p of the difference in means, by permutations of the blocks."""
+    together, n = np.concatenate([ours, theirs]), len(ours)
+    drawn = np.array([rng.permutation(together)[:n].sum() for _ in range(DRAWS)])
+    return float((1 + (drawn >= together[:n].sum() - 1e-9).sum()) / (1 + DRAWS))
+
+
+def _percent(share: Interval) -> str:
+    if np.isnan(share.low):
+        return f"{share.estimate:.1%}"
+    return f"{share.estimate:.1%} ({share.low:.1%} to {share.high:.1%}, {share.n} blocks)"
+
+
+def _longest(windows: pd.DataFrame) -> int:
+    found = runs(windows, 1)
+    return int(found.tokens.max()) if len(found) else 0

@@ -1,0 +1,274 @@
+"""Has this model memorised this text? Windows of it in one pass each, beside text that the model has never seen.
+
+One forward pass over a window says exactly how far greedy decoding would recite it, so only windows that may come near
+are decoded. What the tables say is in lmmem/analysis/scan.py. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+from lmmem.experiments.sequences import of_text, tokens_of, unmet_rows
+from lmmem.measures.complexity import z_complexity
+from lmmem.measures.repeats import count_repeats
+from lmmem.protocol import CONTINUATION, PROMPT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lmmem.corpora.corpus import Corpus
+
+__all__ = ["STRIDE", "Scan", "read_texts", "scan"]
+
+STRIDE = 8  # tokens from one window to the next
+NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are recited, or are the likeliest
+AT_ONCE = 2_048  # windows measured between two writes to disk
+SHARED = 16  # tokens of a run that a control must not share with the text
+CHANGED, PROMPTS, NEAR, EXCHANGED = 32, 8, 4, 3  # windows changed, with how many prompts and texts, of how many tokens
+ROWS = 256  # of never-met training data, as control
+LEAST_PAGE = 2_000  # characters
+LARGEST = 2**20 * 64  # bytes of a file
+
+
+class Asked(Protocol):
+    """What a scan needs of a :class:`lmmem.Study`."""
+
+    model: str
+    step: int
+    seed: int
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...  # noqa: D102
+    @property
+    def corpus(self) -> Corpus: ...  # noqa: D102
+    @property
+    def randomised(self) -> bool: ...  # noqa: D102
+    def sequences(self, *, tokens: ArrayLike, prefix: Sequence[int] = ()) -> pd.DataFrame: ...  # noqa: D102
+    def likelihood(self, sequences: pd.DataFrame) -> pd.DataFrame: ...  # noqa: D102
+    def greedy(self, sequences: pd.DataFrame, *, keep_tokens: bool) -> pd.DataFrame: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was measured of a text and of its control; what it says is told by :mod:`lmmem.analysis.scan`.
+
+    windows, control : a line a window, as :meth:`lmmem.experiments.study.Study.scan` says.
+    changed : of some windows what other prompts, and a few other words, do to the loss: columns windows ("the
+        likeliest", "others", "of the control"), text, token, prompts, words (nats per token that it rises by).
+    texts : as given. of : what the control is, in words. chosen : it was chosen as text of the same kind.
+    left_out : windows of the control that share a run of 16 tokens with the text.
+    seed : of the study.
+    """
+
+    windows: pd.DataFrame
+    control: pd.DataFrame
+    changed: pd.DataFrame
+    texts: list[str]
+    of: str
+    chosen: bool
+    left_out: int
+    seed: int
+
+
+def scan(
+    study: Asked,
+    texts: str | Sequence[str],
+    control: str | Sequence[str] | None = None,
+    *,
+    stride: int = STRIDE,
+    prefix: Sequence[int] | None = None,
+) -> Scan:
+    """As :meth:`lmmem.experiments.study.Study.scan`, which says what is given and returned."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    windows = _windows(study, texts, stride, prefix)
+    if control is None and _knows_unmet(study):
+        rows = unmet_rows(study.model, study.corpus, study.step, ROWS, study.seed)
+        tokens = [row[: PROMPT + CONTINUATION].astype(np.int64) for row in study.corpus[rows]]
+        beside = study.sequences(tokens=tokens).assign(text=range(len(rows)), token=0, begin=0, end=0)
+        of = f"{len(rows)} rows of its training data's kind that it has not met"
+    else:
+        never = [control] if isinstance(control, str) else list(control or _own_prose())
+        beside = _windows(study, never, stride, prefix)
+        of = "text given as never seen" if control is not None else "the prose of lmmem, younger than most models"
+    shares = count_repeats(np.stack([*beside.tokens]), np.stack([*windows.tokens]), n=SHARED) > 0
+    if shares.all():
+        raise ValueError(f"control: all of it shares runs of {SHARED} tokens with the text: give other text")
+    beside = beside[~shares].reset_index(drop=True)
+    measured, never_seen = _measured(study, windows, "scan"), _measured(study, beside, "control")
+    changed = [
+        _changed(study, part, known, what)
+        for what, part, known in (
+            *_parts(windows, measured),
+            ("of the control", beside, never_seen),
+        )
+        if len(part)
+    ]
+    return Scan(
+        _decoded(study, windows, measured),
+        never_seen,
+        pd.concat(changed, ignore_index=True),
+        texts,
+        of,
+        control is not None,
+        int(shares.sum()),
+        study.seed,
+    )
+
+
+def read_texts(path: str | Path) -> list[str]:
+    r"""The texts of a file: of a `.jsonl` file one a line (a string, or an object with a "text"), else one.
+
+    Parameters
+    ----------
+    path : a file in UTF-8: text, Markdown, `.jsonl`.
+
+    Raises
+    ------
+    ValueError : there is no such file, it is larger than 64 MiB, not in UTF-8, binary, or a line of it is no text.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+    ...     _ = file.write('{"text": "one"}\n"two"\n')
+    ...     file.flush()
+    ...     read_texts(file.name)
+    ['one', 'two']
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} has {path.stat().st_size / 1e6:.0f} MB: give a part of it, of 64 MiB at most")
+    data = path.read_bytes()
+    if b"\0" in data:
+        raise ValueError(f"{path} is binary: give a file of text in UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 (byte {error.start:,}): convert it") from None
+    if path.suffix != ".jsonl":
+        return [text]
+    texts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: no JSON ({error.msg})") from None
+        one = found.get("text") if isinstance(found, dict) else found
+        if not isinstance(one, str):
+            raise ValueError(f'{path}, line {number}: give a string, or an object with a "text"')
+        texts.append(one)
+    if not texts:
+        raise ValueError(f"{path} has no line")
+    return texts
+
+
+def _windows(study: Asked, texts: Sequence[str], stride: int, prefix: Sequence[int] | None) -> pd.DataFrame:
+    """Windows of texts with the characters at which their tokens end."""
+    windows = of_text(study.tokenizer, texts, stride, prefix)
+    if "begin" not in windows:
+        raise ValueError(f"the tokenizer of {study.model} does not say where its tokens are in a text: give a fast one")
+    places = [tokens_of(study.tokenizer, text)[1] for text in texts]
+    starts = zip(windows.text, windows.token, strict=True)
+    ends = [places[text][token + PROMPT : token + PROMPT + CONTINUATION, 1].tolist() for text, token in starts]
+    spans = zip(windows.text, windows.begin, windows.end, strict=True)
+    pieces = [texts[text][begin:end] for text, begin, end in spans]
+    return windows.assign(ends=ends, z_complexity=z_complexity(pieces))
+
+
+def _measured(study: Asked, windows: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Their likelihood, some at a time, each part kept on disk as soon as it is measured."""
+    parts = range(0, len(windows), AT_ONCE)
+    bar = tqdm(parts, desc=what, unit="part", disable=len(parts) < 2)
+    found = [study.likelihood(windows.iloc[row : row + AT_ONCE]) for row in bar]
+    table = pd.concat(found, ignore_index=True)
+    return table.assign(log_prob=-CONTINUATION * table.cross_entropy)
+
+
+def _decoded(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """The table with kl_ld and said, of the windows that may come near; the others have none."""
+    may = (measured.recited >= NEAR_WORDS) | (measured.matches >= NEAR_MATCHES)
+    said = study.greedy(windows[may.to_numpy()], keep_tokens=True)[["index", "kl_ld", "said"]]
+    table = measured.merge(said, on="index", how="left")
+    there = table.said.notna()
+    if there.any():
+        table.loc[there, "said"] = study.tokenizer.batch_decode(np.stack([*table.said[there]]))
+    return table.assign(kl_ld=table.kl_ld.astype("Int64"))
+
+
+def _parts(windows: pd.DataFrame, measured: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """The likeliest windows of a text, and the others."""
+    first = (measured.cross_entropy.rank(method="first") <= CHANGED).to_numpy()
+    return [
+        (what, windows[which].reset_index(drop=True), measured[which].reset_index(drop=True))
+        for what, which in (("the likeliest", first), ("others", ~first))
+    ]
+
+
+def _changed(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame, what: str) -> pd.DataFrame:
+    """What other prompts, and a few other words, do to the loss of some windows.
+
+    A memory hangs on its own prompt and on its own words; fluency takes others nearly as well.
+    """
+    rng = np.random.default_rng([study.seed, len(windows)])
+    some = np.sort(rng.choice(len(windows), min(CHANGED, len(windows)), replace=False))
+    rows, prefix = np.stack([*windows.tokens.iloc[some]]), windows.prefix.iloc[0] if "prefix" in windows else ()
+    kinds = _kinds(study, np.unique(rows))
+    variants = [_other_prompts(rows, rng) for _ in range(PROMPTS)] + [_exchanged(rows, kinds, rng) for _ in range(NEAR)]
+    losses = study.likelihood(study.sequences(tokens=np.concatenate(variants), prefix=prefix)).cross_entropy
+    rise = losses.to_numpy().reshape(PROMPTS + NEAR, len(some)) - measured.cross_entropy.to_numpy()[some]
+    places = measured[["text", "token"]].iloc[some].assign(windows=what)
+    return places.assign(prompts=rise[:PROMPTS].mean(axis=0), words=rise[PROMPTS:].mean(axis=0))
+
+
+def _other_prompts(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The rows (n, 96), each with the prompt of another."""
+    others = (np.arange(len(rows)) + rng.integers(1, max(2, len(rows)), len(rows))) % len(rows)
+    return np.concatenate([rows[others, :PROMPT], rows[:, PROMPT:]], axis=1)
+
+
+def _exchanged(rows: np.ndarray, kinds: dict[int, list[int]], rng: np.random.Generator) -> np.ndarray:
+    """The rows (n, 96), a few tokens of each continuation exchanged for others of their kind."""
+    changed = rows.copy()
+    for row in changed:
+        for place in PROMPT + rng.choice(CONTINUATION, EXCHANGED, replace=False):
+            others = kinds[int(row[place])]
+            row[place] = others[rng.integers(len(others))]
+    return changed
+
+
+def _kinds(study: Asked, tokens: np.ndarray) -> dict[int, list[int]]:
+    """For each token the others of its kind: numbers, words with and without a space before them, and the rest."""
+    of: dict[tuple[bool, bool, bool], list[int]] = {}
+    known = {}
+    for token, text in zip(tokens.tolist(), study.tokenizer.batch_decode(tokens[:, None]), strict=True):
+        known[token] = of.setdefault((text.strip().isdigit(), text.strip().isalpha(), text[:1].isspace()), [])
+        known[token].append(token)
+    return {token: [other for other in kind if other != token] or [token] for token, kind in known.items()}
+
+
+def _knows_unmet(study: Asked) -> bool:
+    """Whether training data are known, and here, that the model has not met."""
+    try:
+        return study.randomised
+    except ValueError:
+        return False
+
+
+def _own_prose() -> list[str]:
+    """The prose of lmmem: what comes with every installation, and the book's pages where they are."""
+    about = distribution("lmmem").read_text("METADATA") or ""
+    pages = sorted((Path(__file__).parents[2] / "book").glob("*.md"))
+    texts = [about.partition("\n\n")[2], *(page.read_text(encoding="utf-8") for page in pages)]
+    return [text for text in texts if len(text) > LEAST_PAGE]
