@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import lmmem
 
@@ -85,6 +86,7 @@ def _scan(given: argparse.Namespace) -> int:
     from lmmem.analysis.scan import summary
     from lmmem.analysis.strip import report
     from lmmem.experiments.scan import STRIDE, read_texts
+    from lmmem.storage.files import write_whole
 
     texts = read_texts(given.file)
     control = None if given.control is None else read_texts(given.control)
@@ -97,7 +99,7 @@ def _scan(given: argparse.Namespace) -> int:
     if given.html is not None:
         title = f"What {given.name} has memorised of {Path(given.file).name}"
         page = report(scan.windows, texts, title=title, summary=list(told.values()), made=study.provenance())
-        with replacing(Path(given.html)) as path:
+        with write_whole(Path(given.html)) as path:
             path.write_text(page, encoding="utf-8")
     return 0
 

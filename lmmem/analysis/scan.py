@@ -163,7 +163,8 @@ def recited_share(windows: pd.DataFrame, least: int = LEAST, seed: int = 0) -> I
     ----------
     windows : columns text, token, recited.
     least : tokens that a window recites at least.
-    seed : of the bootstrap, which draws blocks of 256 tokens; n is how many there are.
+    seed : of the bootstrap, which draws blocks of 256 tokens; n is how many there are. Where what is recited at once
+        is longer than a block, the interval is too narrow.
 
     >>> windows = pd.DataFrame({"text": 0, "token": range(0, 6_400, 64), "recited": [32, 0] * 50})
     >>> recited_share(windows).estimate
@@ -272,17 +273,23 @@ def summary(scan: Scanned) -> dict[str, str]:
 def _changed(changed: pd.DataFrame) -> str:
     """What other prompts and other words do, of each part of the windows."""
     told = []
-    for what, part in changed.groupby("windows", sort=False):
-        places = part.groupby(["text", part.token // BLOCK]).ngroup()
-        if places.nunique() < 2:
-            prompts, words = (f"{part[column].mean():.2f}" for column in ("prompts", "words"))
-        else:
-            prompts, words = (bootstrap(np.mean, part[c], clusters=places).brief() for c in ("prompts", "words"))
-        told.append(f"{prompts} and {words} in {len(part)} windows {what}".replace("windows the", "windows, the"))
+    for column in ("prompts", "words"):
+        told.append(
+            ", ".join(f"{_rise(part, column)} in {what}" for what, part in changed.groupby("windows", sort=False))
+        )
     return (
-        "Prompts from elsewhere, and a few tokens exchanged for others of their kind, raise the loss by (nats a token) "
-        f"{'; '.join(told)}."
+        f"Prompts from elsewhere in the text raise the loss by {told[0]} (nats per token, up to "
+        f"{changed.windows.value_counts().max()} windows each); a few tokens exchanged for others of their kind by "
+        f"{told[1]}."
     )
+
+
+def _rise(part: pd.DataFrame, column: str) -> str:
+    """A mean, with its interval over blocks where there are two."""
+    places = part.groupby(["text", part.token // BLOCK]).ngroup()
+    if places.nunique() < 2:
+        return f"{part[column].mean():.2f}"
+    return bootstrap(np.mean, part[column], clusters=places).brief()
 
 
 def _covered(begins: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:

@@ -48,14 +48,14 @@ class Asked(Protocol):
     seed: int
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...  # noqa: D102
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
     @property
-    def corpus(self) -> Corpus: ...  # noqa: D102
+    def corpus(self) -> Corpus: ...
     @property
-    def randomised(self) -> bool: ...  # noqa: D102
-    def sequences(self, *, tokens: ArrayLike, prefix: Sequence[int] = ()) -> pd.DataFrame: ...  # noqa: D102
-    def likelihood(self, sequences: pd.DataFrame) -> pd.DataFrame: ...  # noqa: D102
-    def greedy(self, sequences: pd.DataFrame, *, keep_tokens: bool) -> pd.DataFrame: ...  # noqa: D102
+    def randomised(self) -> bool: ...
+    def sequences(self, *, tokens: ArrayLike, prefix: Sequence[int] = ()) -> pd.DataFrame: ...
+    def likelihood(self, sequences: pd.DataFrame) -> pd.DataFrame: ...
+    def greedy(self, sequences: pd.DataFrame, *, keep_tokens: bool) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Scan:
 
     windows, control : a line a window, as :meth:`lmmem.experiments.study.Study.scan` says.
     changed : of some windows what other prompts, and a few other words, do to the loss: columns windows ("the
-        likeliest", "others", "of the control"), text, token, prompts, words (nats per token that it rises by).
+        likeliest windows", "others", "the control"), text, token, prompts, words (nats per token that it rises by).
     texts : as given. of : what the control is, in words. chosen : it was chosen as text of the same kind.
     left_out : windows of the control that share a run of 16 tokens with the text.
     seed : of the study.
@@ -109,7 +109,7 @@ def scan(
         _changed(study, part, known, what)
         for what, part, known in (
             *_parts(windows, measured),
-            ("of the control", beside, never_seen),
+            ("the control", beside, never_seen),
         )
         if len(part)
     ]
@@ -212,7 +212,7 @@ def _parts(windows: pd.DataFrame, measured: pd.DataFrame) -> list[tuple[str, pd.
     first = (measured.cross_entropy.rank(method="first") <= CHANGED).to_numpy()
     return [
         (what, windows[which].reset_index(drop=True), measured[which].reset_index(drop=True))
-        for what, which in (("the likeliest", first), ("others", ~first))
+        for what, which in (("the likeliest windows", first), ("others", ~first))
     ]
 
 

@@ -1,0 +1,143 @@
+"""A scan of text whose truth is known: of what a small organism has met many times, and never."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import json.decoder
+
+import numpy as np
+import pytest
+import torch
+
+import lmmem
+from lmmem.__main__ import main
+from lmmem.analysis.scan import summary
+from lmmem.experiments.scan import read_texts
+from lmmem.inference import decoding
+
+NAME = "pocket-mini"
+
+
+@pytest.fixture(scope="module")
+def study() -> lmmem.Study:
+    return lmmem.Study(NAME)
+
+
+@pytest.fixture(scope="module")
+def met(study) -> str:
+    """The text of the canary that was presented most."""
+    canaries = study.corpus.canaries
+    best = canaries.sort_values("presentations").iloc[-1]
+    return study.tokenizer.decode(study.corpus[[int(best["index"])]][0])
+
+
+@pytest.fixture(scope="module")
+def text(study, met) -> str:
+    """It, within the source of a module that the organism has not met."""
+    around = inspect.getsource(json.decoder)
+    return f"{around[:3_000]}\n{met}\n{around[3_000:6_000]}"
+
+
+@pytest.fixture(scope="module")
+def scan(study, text):
+    return study.scan(text)
+
+
+def test_windows_are_scored_as_a_plain_pass_and_decoded_as_greedy_says(study, scan, text, mini):
+    rows = np.stack([*study.text_sequences(text, stride=8).tokens])
+    assert len(scan.windows) == len(rows)
+    with torch.inference_mode():
+        logits = mini(torch.from_numpy(rows)).logits[:, 31:-1].log_softmax(-1)
+    truth = torch.from_numpy(rows[:, 32:])
+    losses = -logits.gather(-1, truth[..., None])[..., 0].mean(1)
+    np.testing.assert_allclose(scan.windows.cross_entropy, losses, rtol=1e-4)
+    said = decoding.greedy(mini, rows[:, :32])
+    first_wrong = [next((i for i in range(64) if a[i] != b[i]), 64) for a, b in zip(said, rows[:, 32:], strict=True)]
+    np.testing.assert_array_equal(scan.windows.recited, first_wrong)
+    decoded = scan.windows.kl_ld.notna().to_numpy()
+    assert (decoded == ((scan.windows.recited >= 8) | (scan.windows.matches >= 48)).to_numpy()).all()
+    np.testing.assert_array_equal(
+        scan.windows.kl_ld[decoded].astype(int), lmmem.levenshtein(said[decoded], rows[decoded, 32:])
+    )
+    words = study.tokenizer.batch_decode(said[decoded]) if decoded.any() else []
+    assert scan.windows.said[decoded].tolist() == words
+
+
+def test_characters_of_windows_are_those_of_their_tokens(study, scan, text):
+    for line in scan.windows.iloc[::7].itertuples():
+        assert (
+            study.tokenizer(text[line.begin : line.end], add_special_tokens=False).input_ids[5:-5]
+            == (study.tokenizer(text, add_special_tokens=False).input_ids[line.token + 37 : line.token + 91])
+        )
+        assert line.ends[-1] == line.end
+        assert line.prompt_begin < line.begin < line.end
+
+
+def test_canary_that_was_met_often_is_the_likeliest_place(scan, text, met):
+    likeliest = scan.windows.loc[scan.windows.cross_entropy.idxmin()]
+    assert abs(likeliest.prompt_begin - text.index(met)) < len(met) // 4
+
+
+def test_control_of_an_organism_is_what_it_has_not_met(study, scan):
+    assert scan.of.endswith("rows of its training data's kind that it has not met")
+    assert not scan.chosen
+    assert {"rule", "words", "longest", "found", "loss", "changed", "verdict", "decoded", "left out"} == {
+        *summary(scan)
+    }
+    assert scan.changed.groupby("windows").size().max() == 32
+
+
+def test_control_that_is_given_is_taken_and_must_not_be_the_text(study, text):
+    scan = study.scan(text, "def never(seen):\n    return [one for one in seen if one is not None]\n" * 9, stride=32)
+    assert scan.chosen and scan.of == "text given as never seen"
+    with pytest.raises(ValueError, match="control: all of it shares runs of 16 tokens with the text: give other text"):
+        study.scan(text, text, stride=32)
+
+
+def test_model_without_training_data_has_prose_as_control(tmp_path, mini, study, text):
+    mini.save_pretrained(tmp_path)
+    study.tokenizer.save_pretrained(tmp_path)
+    scan = lmmem.Study(str(tmp_path)).scan(text, stride=64)
+    assert scan.of == "the prose of lmmem, younger than most models"
+    np.testing.assert_allclose(scan.windows.cross_entropy, study.scan(text, stride=64).windows.cross_entropy, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("none.txt", None, "there is no such file"),
+        ("binary.txt", b"abc\0def", "is binary: give a file of text in UTF-8"),
+        ("latin.txt", "abc\xe9def".encode("latin-1"), r"is not in UTF-8 \(byte 3\)"),
+        ("a.jsonl", b'{"text": "one"}\n{"txt": "two"}\n', 'line 2: give a string, or an object with a "text"'),
+        ("a.jsonl", b'"one"\nnone\n', "line 2: no JSON"),
+        ("a.jsonl", b"\n", "has no line"),
+    ],
+)
+def test_files_that_hold_no_text_are_refused_in_one_line(tmp_path, name, data, message):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_texts(tmp_path / name)
+
+
+def test_lines_of_json_are_texts(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(one) for one in ["one", {"text": "two\nlines"}]) + "\n\n")
+    assert read_texts(path) == ["one", "two\nlines"]
+    (tmp_path / "a.md").write_text("\ufeff# One\n", encoding="utf-8")
+    assert read_texts(tmp_path / "a.md") == ["# One\n"]
+
+
+def test_command_prints_what_the_scan_says_and_writes_the_report(tmp_path, text, scan, capsys):
+    (tmp_path / "text.md").write_text(text)
+    assert main(["scan", NAME, str(tmp_path / "text.md"), "--html", str(tmp_path / "out.html")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [*summary(scan).values()]
+    page = (tmp_path / "out.html").read_text()
+    assert "text.md" in page and "http" not in page.replace("http-equiv", "")
+    assert main(["scan", NAME, str(tmp_path / "text.md"), "--html", str(tmp_path / "no" / "out.html")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    (tmp_path / "short.md").write_text("too short")
+    assert main(["scan", NAME, str(tmp_path / "short.md")]) == 2
+    assert "give a longer text" in capsys.readouterr().err
