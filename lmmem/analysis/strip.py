@@ -79,7 +79,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
 main { max-width: 76rem; margin: 0 auto; padding: 1rem }
-h1, h2, h3, p, td { overflow-wrap: anywhere }
+h1, h2, h3, p, .wide { overflow-wrap: anywhere }
 h1 { font-size: 1.6rem; line-height: 1.25 }
 h2 { font-size: 1.25rem; margin: 2rem 0 .5rem }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem }
@@ -100,7 +100,7 @@ a { color: var(--link) }
 .r3 { background: var(--r3); text-decoration: underline solid 1px var(--e3) }
 .r4 { background: var(--r4); text-decoration: underline solid 2px var(--e4) }
 .r5 { background: var(--r5); text-decoration: underline double 2px var(--e5); font-weight: 600 }
-.whole details { display: inline }
+.whole details { display: inline; scroll-margin-top: 4rem }
 .whole details:not([open])::details-content { display: none }
 .whole summary { display: inline; list-style: none; border-left: 2px solid var(--e5) }
 .whole summary::-webkit-details-marker { display: none }
@@ -117,10 +117,11 @@ mark { background: var(--mark); color: var(--ink); outline: 2px solid var(--edge
 .end { color: var(--faint); font: italic .875rem system-ui, sans-serif; display: block }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .4rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
+td { white-space: nowrap }
 th { color: var(--faint); font-weight: 400 }
-th:nth-child(3), .wide { text-align: left; width: 60% }
+th:nth-child(3), .wide { text-align: left; width: 60%; white-space: normal }
 td code { color: var(--faint) }
-@media (max-width: 40rem) { th, td { padding: .3rem .2rem; font-size: .75rem } .wide { width: 40% } }
+@media (max-width: 40rem) { th, td { padding: .3rem .2rem; font-size: .75rem } td code { font-size: .7rem } }
 @media print { main { max-width: none; padding: 0 } .panel { break-inside: avoid } a { color: inherit } }
 """
 PLOT, AREA, LABEL, DOCUMENT = 48, 20, 16, 124  # pixels: heights in a strip
@@ -233,7 +234,7 @@ def report(
 
 
 @dataclass(frozen=True)
-class Window:
+class _Window:
     """A line of the table; `until` is the character up to which it is recited."""
 
     index: int
@@ -257,7 +258,7 @@ class Window:
         return self.token + PROMPT
 
 
-def _checked(windows: pd.DataFrame, texts: Sequence[str]) -> list[Window]:
+def _checked(windows: pd.DataFrame, texts: Sequence[str]) -> list[_Window]:
     """Windows in the order of the texts."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts={str(texts)[:40]!r}: give a list of texts")
@@ -284,7 +285,7 @@ def _checked(windows: pd.DataFrame, texts: Sequence[str]) -> list[Window]:
                 f"{max(ends, default=0)}, and {order[-2]}"
             )
         found.append(
-            Window(
+            _Window(
                 **number,
                 cross_entropy=float(row["cross_entropy"]),
                 log_prob=float(row["log_prob"]),
@@ -308,7 +309,7 @@ def _escaped(text: str) -> str:
     return html.escape(_clean(text))
 
 
-def _owners(windows: Sequence[Window], texts: Sequence[str]) -> list[np.ndarray]:
+def _owners(windows: Sequence[_Window], texts: Sequence[str]) -> list[np.ndarray]:
     """Of each character of each text the window that recites it in the longest run, -1 where none does.
 
     Among runs of one length those that lie beside each other come first, so that few windows own many characters.
@@ -338,13 +339,13 @@ def _shade(recited: int) -> int:
 # The windows that open.
 
 
-def _own_runs(windows: Sequence[Window], owners: Sequence[np.ndarray]) -> list[int]:
+def _own_runs(windows: Sequence[_Window], owners: Sequence[np.ndarray]) -> list[int]:
     """Windows with a run of 8 tokens or more that own a character, the longest first."""
     own = sorted({int(number) for owner in owners for number in np.unique(owner)} - {-1})
     return sorted((n for n in own if windows[n].recited >= RUN), key=lambda n: -windows[n].recited)
 
 
-def _panels(windows: Sequence[Window], texts: Sequence[str], owners: Sequence[np.ndarray]) -> dict[int, str]:
+def _panels(windows: Sequence[_Window], texts: Sequence[str], owners: Sequence[np.ndarray]) -> dict[int, str]:
     """What opens, by the number of its window: longest runs first, as many as the page may hold."""
     found: dict[int, str] = {}
     left = OPENED
@@ -359,7 +360,7 @@ def _panels(windows: Sequence[Window], texts: Sequence[str], owners: Sequence[np
     return found
 
 
-def _panel(window: Window, text: str) -> str:
+def _panel(window: _Window, text: str) -> str:
     line = 1 + text.count("\n", 0, window.begin)
     figures = [
         ("recited", f"{window.recited} of {CONTINUATION} tokens"),
@@ -409,7 +410,7 @@ def _probability(log_prob: float) -> str:
     return f"10<sup>{MINUS}{-log_prob / math.log(10):.0f}</sup>"
 
 
-def _targets(windows: Sequence[Window], owners: Sequence[np.ndarray], panels: Mapping[int, str]) -> dict[int, str]:
+def _targets(windows: Sequence[_Window], owners: Sequence[np.ndarray], panels: Mapping[int, str]) -> dict[int, str]:
     """Where on the page the run of each window begins, for those where something opens."""
     found = {}
     for number, window in enumerate(windows):
@@ -423,13 +424,13 @@ def _targets(windows: Sequence[Window], owners: Sequence[np.ndarray], panels: Ma
 # The strip.
 
 
-def _top(windows: Sequence[Window]) -> int:
+def _top(windows: Sequence[_Window]) -> int:
     """Nats a token at the top of the areas, the same for all texts."""
     return max([1, *(math.ceil(window.cross_entropy) for window in windows)])
 
 
 def _strips(
-    windows: Sequence[Window], n_texts: int, paint: Callable[[str], str], targets: Mapping[int, str], space: str
+    windows: Sequence[_Window], n_texts: int, paint: Callable[[str], str], targets: Mapping[int, str], space: str
 ) -> str:
     """All strips below each other, those of the longest runs if there are many."""
     of_text: dict[int, list[int]] = {}
@@ -457,7 +458,7 @@ def _strips(
 
 
 def _document(
-    windows: Sequence[Window],
+    windows: Sequence[_Window],
     numbers: Sequence[int],
     cells: int,
     top: int,
@@ -493,7 +494,7 @@ def _document(
     )
 
 
-def _bar(window: Window, cell: int, cells: int, paint: Callable[[str], str], place: str | None) -> str:
+def _bar(window: _Window, cell: int, cells: int, paint: Callable[[str], str], place: str | None) -> str:
     height = window.recited
     fill = f'style="fill:{paint(f"e{_shade(height)}")}"' if height else ""
     if height < RUN:
@@ -518,7 +519,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _nothing(windows: Sequence[Window]) -> str:
+def _nothing(windows: Sequence[_Window]) -> str:
     """What must not be overlooked: that there is nothing."""
     most = max((window.recited for window in windows), default=0)
     if most >= RUN:
@@ -534,7 +535,7 @@ def _nothing(windows: Sequence[Window]) -> str:
     return f'<p class="summary">{told}</p>'
 
 
-def _legend(windows: Sequence[Window], n_texts: int) -> str:
+def _legend(windows: Sequence[_Window], n_texts: int) -> str:
     bounds = [*SHADES, CONTINUATION + 1]
     keys = [str(least) if more - least == 1 else f"{least} to {more - 1}" for least, more in itertools.pairwise(bounds)]
     shades = " ".join(f'<span class="key r{shade}">{key}</span>' for shade, key in enumerate(keys, 1))
@@ -554,7 +555,7 @@ def _style() -> str:
     return f":root {{ color-scheme: light dark; {light} }}\n{scheme} {{ :root {{ {dark} }} }}{STYLE}"
 
 
-class Stretch(NamedTuple):
+class _Stretch(NamedTuple):
     """Runs that touch or overlap, as one: the number of its longest, and where it lies."""
 
     longest: int
@@ -564,24 +565,24 @@ class Stretch(NamedTuple):
     last: int
 
 
-def _stretches(windows: Sequence[Window], least: int) -> list[Stretch]:
+def _stretches(windows: Sequence[_Window], least: int) -> list[_Stretch]:
     """Where runs of that many tokens or more lie, the longest first."""
-    found: list[Stretch] = []
+    found: list[_Stretch] = []
     for number, window in enumerate(windows):
         if window.recited < least:
             continue
-        here = Stretch(number, window.begin, window.until, window.first, window.first + window.recited)
+        here = _Stretch(number, window.begin, window.until, window.first, window.first + window.recited)
         before = found[-1] if found else None
         if before is None or windows[before.longest].text != window.text or window.begin > before.until:
             found.append(here)
             continue
         longest = number if window.recited > windows[before.longest].recited else before.longest
         until, last = max(before.until, here.until), max(before.last, here.last)
-        found[-1] = Stretch(longest, before.begin, until, before.first, last)
+        found[-1] = _Stretch(longest, before.begin, until, before.first, last)
     return sorted(found, key=lambda one: (-windows[one.longest].recited, one.first - one.last))
 
 
-def _table(windows: Sequence[Window], texts: Sequence[str], targets: Mapping[int, str]) -> str:
+def _table(windows: Sequence[_Window], texts: Sequence[str], targets: Mapping[int, str]) -> str:
     least = RUN if any(window.recited >= RUN for window in windows) else 1
     stretches = _stretches(windows, least)
     if not stretches:
@@ -611,7 +612,7 @@ def _table(windows: Sequence[Window], texts: Sequence[str], targets: Mapping[int
     )
 
 
-def _near(windows: Sequence[Window], texts: Sequence[str], owners: Sequence[np.ndarray]) -> str:
+def _near(windows: Sequence[_Window], texts: Sequence[str], owners: Sequence[np.ndarray]) -> str:
     """Windows that are nearly verbatim and lie apart from all runs that open."""
     long = np.array([*(window.recited >= RUN for window in windows), False])  # the last is of -1, none
     near = [
@@ -623,16 +624,17 @@ def _near(windows: Sequence[Window], texts: Sequence[str], owners: Sequence[np.n
     ]
     if not near:
         return ""
-    shown = sorted(near, key=lambda window: window.kl_ld or 0)[:ROWS]
-    opened = "".join(
-        f'<details id="w{window.index}"><summary>text {window.text}, token {window.first:,}: kl-LD {window.kl_ld}, '
-        f"{window.recited} recited</summary>{_panel(window, texts[window.text])}</details>"
-        for window in shown
-    )
-    rest = len(near) - len(shown)
+    opened, left = [], OPENED // 5
+    for window in sorted(near, key=lambda window: window.kl_ld or 0)[:ROWS]:
+        panel = _panel(window, texts[window.text])
+        left -= len(panel.encode())
+        if left > 0:
+            told = f"text {window.text}, token {window.first:,}: kl-LD {window.kl_ld}, {window.recited} recited"
+            opened.append(f'<details id="w{window.index}"><summary>{told}</summary>{panel}</details>')
+    rest = len(near) - len(opened)
     return (
         f"<h2>Nearly verbatim, in no long run</h2><p>{_counted(len(near), 'window')} with a kl-LD of {NEAR} or less, "
-        f"apart from all runs of {RUN} tokens.{f' {rest:,} more not listed.' * bool(rest)}</p>{opened}"
+        f"apart from all runs of {RUN} tokens.{f' {rest:,} more not listed.' * bool(rest)}</p>{''.join(opened)}"
     )
 
 
@@ -640,16 +642,16 @@ def _near(windows: Sequence[Window], texts: Sequence[str], owners: Sequence[np.n
 
 
 def _texts(
-    windows: Sequence[Window], texts: Sequence[str], owners: Sequence[np.ndarray], panels: Mapping[int, str]
+    windows: Sequence[_Window], texts: Sequence[str], owners: Sequence[np.ndarray], panels: Mapping[int, str]
 ) -> str:
     at_once = sum(map(len, texts)) <= AT_ONCE and len(texts) <= TEXTS
-    of_text: list[list[Window]] = [[] for _ in texts]
-    opened: list[list[Window]] = [[] for _ in texts]
+    of_text: list[list[_Window]] = [[] for _ in texts]
+    opened: list[list[_Window]] = [[] for _ in texts]
     for number, window in enumerate(windows):
         of_text[window.text].append(window)
         if number in panels:
             opened[window.text].append(window)
-    shown, parts, there = 0, [], set[int]()
+    shown, parts = 0, []
     for number, text in enumerate(texts):
         pieces = [(0, len(text))] if at_once else _pieces(opened[number])
         if not pieces:
@@ -663,7 +665,7 @@ def _texts(
         for place, ((begin, end), runs) in enumerate(zip(itertools.pairwise(edges), inside, strict=True)):
             if place % 2:
                 shown += len(runs)
-                parts.append(_piece(windows, text, owners[number], begin, end, panels, there))
+                parts.append(_piece(windows, text, owners[number], begin, end, panels))
             elif begin < end:
                 parts.append(_gap(end - begin, runs))
     long = sum(window.recited >= RUN for window in windows)
@@ -680,7 +682,7 @@ def _texts(
     return "\n".join([f"<p>{' '.join(told)}</p>", *parts])
 
 
-def _pieces(opened: Sequence[Window]) -> list[tuple[int, int]]:
+def _pieces(opened: Sequence[_Window]) -> list[tuple[int, int]]:
     """From where to where a text is shown: the windows that open, whole, as one where they overlap."""
     pieces: list[tuple[int, int]] = []
     for window in opened:
@@ -695,15 +697,14 @@ def _gap(characters: int, recited: np.ndarray) -> str:
 
 
 def _piece(
-    windows: Sequence[Window],
+    windows: Sequence[_Window],
     text: str,
     owner: np.ndarray,
     begin: int,
     end: int,
     panels: Mapping[int, str],
-    there: set[int],
 ) -> str:
-    """A part of a text, shaded; `there` are the windows that are on the page already."""
+    """A part of a text, shaded. What a window owns is of one piece, since no run lies within a shorter one."""
     clean = _clean(text[begin:end])
     edges = [0, *(1 + np.flatnonzero(np.diff(owner[begin:end]))), end - begin]
     shown = []
@@ -715,8 +716,7 @@ def _piece(
             continue
         window = windows[number]
         shade = f'class="r{_shade(window.recited)}"'
-        if number in panels and number not in there:
-            there.add(number)
+        if number in panels:
             name = f'title="{window.recited} of {CONTINUATION} tokens recited"'
             shown.append(
                 f'<details id="w{window.index}"><summary {shade} {name}>{told}</summary>{panels[number]}</details>'
