@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-__all__ = ["Prose", "table_if", "tell", "tell_if"]
+__all__ = ["Prose", "attempt", "table_if", "tell", "tell_if"]
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -88,6 +88,18 @@ def table_if(find: Callable[..., pd.DataFrame], *data: object, **options: object
         return find(*data, **options)
     except ValueError as error:
         return Prose(f"No table here: {error}.")
+
+
+def attempt(measure: Callable[..., object], *given: object, **options: object) -> object:
+    """What a measurement gives; where it cannot be made, its reason, for :func:`tell_if` to tell.
+
+    >>> attempt(int, "7"), attempt(int, "seven")[:15]
+    (7, 'invalid literal')
+    """
+    try:
+        return measure(*given, **options)
+    except ValueError as error:
+        return Prose(error)
 
 
 class _Told(dict):

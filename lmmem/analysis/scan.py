@@ -6,6 +6,7 @@ has never seen, the control. Knows no models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from lmmem.analysis.statistics import Interval, bootstrap, check_columns
+from lmmem.analysis.strip import Drawing, strip
 from lmmem.protocol import CONTINUATION, PROMPT
 
 __all__ = [
@@ -21,11 +23,14 @@ __all__ = [
     "RULE",
     "WORDS",
     "beyond_chance",
+    "drawn",
     "fits",
     "found",
+    "longest",
     "recited_share",
     "runs",
     "summary",
+    "told",
     "verdict",
 ]
 
@@ -239,35 +244,81 @@ def summary(scan: Scanned) -> dict[str, str]:
     """
     windows, control = scan.windows, scan.control
     check_columns(windows, NEEDED)
-    told, longest = {"rule": f"Rule: {RULE}."}, runs(windows, 1)
+    said, top_runs = {"rule": f"Rule: {RULE}."}, runs(windows, 1)
     share, chance = recited_share(windows, seed=scan.seed), recited_share(control, seed=scan.seed)
-    told["words"] = (
+    said["words"] = (
         f"Of the text, {_percent(share)} of the tokens lie in runs of {LEAST} or more that the model recites word for "
         f"word; of the control ({scan.of}), {_percent(chance)}."
     )
-    if len(longest):
-        top = longest.iloc[0]
-        where = f"text {top.text}, token {top.token:,}" + (f", character {top.begin:,}" if "begin" in longest else "")
-        told["longest"] = f"The longest run has {top.tokens} tokens ({where}); of the control {_longest(control)}."
+    if len(top_runs):
+        top = top_runs.iloc[0]
+        where = f"text {top.text}, token {top.token:,}" + (f", character {top.begin:,}" if "begin" in top_runs else "")
+        said["longest"] = f"The longest run has {top.tokens} tokens ({where}); of the control {_longest(control)}."
     else:
-        told["longest"] = "Not one token is recited."
+        said["longest"] = "Not one token is recited."
     named = found(windows, control, chosen=scan.chosen)
     apart = scan.chosen or fits(windows, control)
     how = "" if apart else ", by their words alone, as the control is not of the text's kind"
-    told["found"] = f"Found are {int(named.sum()):,} of {len(windows):,} windows{how}."
+    said["found"] = f"Found are {int(named.sum()):,} of {len(windows):,} windows{how}."
     loss = f"{windows.cross_entropy.mean():.2f} nats per token, of the control {control.cross_entropy.mean():.2f}"
-    told["loss"] = f"The mean loss of the text is {loss}."
-    told["changed"] = _changed(scan.changed)
-    told["verdict"] = f"Verdict (level {LEVEL:.0%}): {verdict(windows, control, chosen=scan.chosen, seed=scan.seed)}."
-    told["decoded"] = (
+    said["loss"] = f"The mean loss of the text is {loss}."
+    said["changed"] = _changed(scan.changed)
+    said["verdict"] = f"Verdict (level {LEVEL:.0%}): {verdict(windows, control, chosen=scan.chosen, seed=scan.seed)}."
+    said["decoded"] = (
         f"Decoded were {int(windows.kl_ld.notna().sum()):,} windows that came near; one that goes astray at once and "
         "comes back is not among them."
     )
     if scan.left_out:
-        told["left out"] = (
+        said["left out"] = (
             f"Of the control {scan.left_out:,} windows share a run of 16 tokens with the text and are left out."
         )
-    return told
+    return said
+
+
+def told(scan: Scanned | str, names: Sequence[str]) -> dict[str, str]:
+    """Some sentences of the summary of a scan, for a page; of one that could not be made its reason is raised.
+
+    Raises
+    ------
+    ValueError : it is a reason, or as :func:`summary`.
+
+    >>> told("no text", ["words"])
+    Traceback (most recent call last):
+    ValueError: no text
+    """
+    if isinstance(scan, str):
+        raise ValueError(scan)
+    said = summary(scan)
+    return {name: said[name] for name in names}
+
+
+def drawn(scan: Scanned | str, texts: Sequence[str]) -> Drawing:
+    """The strip of a scan, as :func:`lmmem.analysis.strip.strip` draws it.
+
+    Raises
+    ------
+    ValueError : the scan is a reason.
+    """
+    if isinstance(scan, str):
+        raise ValueError(scan)
+    return strip(scan.windows, texts)
+
+
+def longest(scan: Scanned | str, most: int = 8) -> pd.DataFrame:
+    """The longest runs that are recited, each with the loss and kl-LD of the window that recites most of it.
+
+    Raises
+    ------
+    ValueError : there is none, or the scan is a reason.
+    """
+    if isinstance(scan, str):
+        raise ValueError(scan)
+    table = runs(scan.windows)
+    if table.empty:
+        raise ValueError(f"no run of {LEAST} tokens or more is recited")
+    beside = scan.windows.set_index("index")[["cross_entropy", "kl_ld", "log_prob"]]
+    table = table.join(beside, on="index").head(most)
+    return table[["text", "token", "tokens", "kl_ld", "cross_entropy", "log_prob"]].round(2)
 
 
 def _changed(changed: pd.DataFrame) -> str:

@@ -6,7 +6,9 @@ are decoded. What the tables say is in lmmem/analysis/scan.py. Knows nothing of 
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import json.decoder
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from lmmem.corpora.corpus import Corpus
 
-__all__ = ["STRIDE", "Scan", "read_texts", "scan"]
+__all__ = ["STRIDE", "Scan", "example_files", "read_texts", "scan"]
 
 STRIDE = 8  # tokens from one window to the next
 NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are recited, or are the likeliest
@@ -123,6 +125,20 @@ def scan(
         int(shares.sum()),
         study.seed,
     )
+
+
+def example_files() -> tuple[Path, Path]:
+    """A source file that begins with a licence as a hundred others do, and one of Python's own library.
+
+    The first is in the training text of `pocket`, whose packages do not hold the second.
+
+    >>> [path.name for path in example_files()]
+    ['configuration_detr.py', 'decoder.py']
+    """
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None:
+        raise ValueError("the example is a file of transformers, which is not installed: give a text")
+    return Path(package.origin).parent / "models" / "detr" / "configuration_detr.py", Path(json.decoder.__file__)
 
 
 def read_texts(path: str | Path) -> list[str]:
