@@ -21,6 +21,7 @@ __all__ = [
     "answer",
     "at_few_false_alarms",
     "beside_others",
+    "brought_back",
     "by_cost",
     "by_kind",
     "by_noise",
@@ -37,14 +38,18 @@ __all__ = [
 ]
 
 OPTIMIZER, RATE = "adamw", 5e-4  # the way that was decided on (book/plan.md, "Estimands")
+ALONE, NEIGHBOURS = "adamw, natural text alone", "adamw, neighbours in the file"  # ways that hold no passage
 LATER = {"once": 16, "just after": 16}  # presentations after which savings are read, 8 of all other kinds
 SOON = 8
 PRESENTATION = 6  # passes of one: forward and backward, of the passage and of the row beside it
 NULLS = {"treated alike": "{} 0", "untouched": "untouched 0", "unexposed": "spread 0", "not met": "row 0"}
 FEW = "{} negatives"  # too few for a share found at 1 % false alarms
+# Verdicts as a table has room for them.
+SHORT = {"found, beyond the likelihood": "found *"}
+SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
 # Of whose shares found at few false alarms a table tells: one of each sort.
-TOLD = ("loss", "Min-K%++", "hints", "noise, fresh half", "relearning")
+TOLD = ("loss", "Min-K%++", "noise, fresh half", "relearning")
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row")
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
 Numbers = dict[str, object]
@@ -178,7 +183,9 @@ def _verdict(n: int, low: float, aa: Interval, beyond: bool) -> str:
 
 
 def told_savings(found: pd.DataFrame) -> pd.DataFrame:
-    """Savings as a table to read: what is compared, the tokens saved with their interval in one cell, the verdict.
+    """Savings as a table to read: what is compared, the tokens saved with their interval in one cell, and the verdict.
+
+    "found *" is found beyond the likelihood; "none: A/A" and "none: n < 16" say why there is no verdict.
 
     Raises
     ------
@@ -188,7 +195,8 @@ def told_savings(found: pd.DataFrame) -> pd.DataFrame:
     told = found[["kind", "null", "n", "after"]].assign(
         **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
     )
-    told["tokens saved"], told["verdict"] = _cells(found, "estimate", "low", "high"), found.verdict
+    told["tokens saved"] = _cells(found, "estimate", "low", "high")
+    told["verdict"] = found.verdict.replace(SHORT)
     return told.set_index(["kind", "null"])
 
 
@@ -251,6 +259,68 @@ def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> p
     return pd.DataFrame(lines, columns=columns)
 
 
+def brought_back(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> Numbers:
+    """What the neighbours of passages bring back of them, beyond those treated alike: the plan's rule 15.
+
+    Parameters
+    ----------
+    relearned : as :func:`lmmem.experiments.relearning.measured` gives it. permutations, seed : of the tests.
+
+    Returns
+    -------
+    Of hidden and erased: tokens_.., saved by their neighbours; more_.., the same beyond natural text alone, passage by
+    passage; nats_.., as tokens, of the loss (nats per token). verdict : by tokens and more, in words.
+
+    Raises
+    ------
+    ValueError : hidden or erased passages were not taught by their neighbours, or not by natural text alone.
+    """
+    told: Numbers = {}
+    something, more, undecided = dict[str, bool](), dict[str, bool](), dict[str, bool]()
+    kinds = dict(_kinds(relearned, every_way=True)) if len(relearned) else {}
+    for kind in ("hidden", "erased"):
+        twins, key = NULLS["treated alike"].format(kind), ["index", "seed", "presentation"]
+        ways = [_way(kinds.get(kind), way, [kind, twins]) for way in (NEIGHBOURS, ALONE)]
+        beside, alone = (way.set_index(key).sort_index() for way in ways)
+        if not beside.index.equals(alone.index):
+            raise ValueError(f"the {kind} were not taught as often by their neighbours and by natural text alone")
+        tables = {"tokens": beside, "more": beside.assign(kl_ld=beside.kl_ld - alone.kl_ld)}
+        tables["nats"] = beside.assign(kl_ld=beside.cross_entropy)
+        found = {
+            name: saved(table.reset_index(), twins, SOON, permutations=permutations, seed=seed).query(
+                "saved == 'tokens'"
+            )
+            for name, table in tables.items()
+        }
+        own = {name: interval(table, arm=kind) for name, table in found.items()}
+        told |= {f"{name}_{kind}": ends for name, ends in own.items()}
+        something[kind], more[kind] = own["tokens"].low > 0, own["more"].low > 0
+        null = found["tokens"].query("arm == 'A/A'")
+        undecided[kind] = bool(((null.low > 0) | (null.high < 0)).any())
+    return told | {"verdict": _by_rule_15(something, more, undecided)}
+
+
+def _way(table: pd.DataFrame | None, optimizer: str, arms: list[str]) -> pd.DataFrame:
+    lines = table[(table.optimizer == optimizer) & table.arm.isin(arms)] if table is not None else pd.DataFrame()
+    if lines.empty:
+        raise ValueError(f"no {arms[0]} passages were taught by {optimizer.partition(', ')[2]}: make replicates")
+    return lines
+
+
+def _by_rule_15(something: dict[str, bool], more: dict[str, bool], undecided: dict[str, bool]) -> str:
+    said = []
+    for kind, yes in something.items():
+        words = "is not established to bring back anything of"
+        if undecided[kind]:
+            words = "is without a verdict, as A/A excludes 0, on"
+        elif yes:
+            words = (
+                "brings back more than any text does of" if more[kind] else "brings back something, as any text may, of"
+            )
+        said.append(f"such text {words} the {kind}")
+    return ", and ".join(said)
+
+
 def tells(asked: pd.DataFrame) -> pd.DataFrame:
     """How well each probe tells each kind from each of its nulls: the plan's rule 12.
 
@@ -295,7 +365,7 @@ def _found_at(pair: pd.DataFrame, probe: str, twins: str) -> dict[str, float]:
 
 
 def at_few_false_alarms(areas: pd.DataFrame, probes: Sequence[str] = TOLD) -> pd.DataFrame:
-    """Shares found at 1 % false alarms, with their intervals as text; how many negatives, where they are too few.
+    """Shares found at 1 % false alarms, in %, with their intervals as text; how many negatives, where they are too few.
 
     Parameters
     ----------
@@ -312,7 +382,8 @@ def at_few_false_alarms(areas: pd.DataFrame, probes: Sequence[str] = TOLD) -> pd
     asked = areas[areas.probe.isin(probes)] if len(areas) else areas
     if asked.empty:
         raise ValueError(f"no organism was asked by {', '.join(probes)}: make replicates")
-    cells = _cells(asked, "found_at", "found_at_low", "found_at_high", digits=2)
+    shares = asked[["found_at", "found_at_low", "found_at_high"]]
+    cells = _cells(100 * shares, *shares.columns, digits=0)
     told = [cell or FEW.format(n) for cell, n in zip(cells, asked.negatives, strict=True)]
     wide = asked.assign(told=told).pivot(index=["kind", "null"], columns="probe", values="told")
     wide = wide.reindex(columns=[probe for probe in probes if probe in wide]).fillna("cannot be asked")
@@ -422,7 +493,7 @@ def told_noise(gains: pd.DataFrame) -> pd.DataFrame:
     ----------
     gains : as :func:`by_noise` gives it.
     """
-    told = gains.assign(told=_cells(gains, "estimate", "low", "high"))
+    told = gains.assign(told=_cells(gains, "estimate", "low", "high"), verdict=gains.verdict.replace(SHORT))
     wide = told.pivot(index=["kind", "null", "sigma", "n", "verdict"], columns="score", values="told")
     wide = wide.reset_index(["n", "verdict"]).rename_axis(columns=None)
     wide = wide.sort_index(level=["kind", "null"], key=_in_order, sort_remaining=False, kind="stable")

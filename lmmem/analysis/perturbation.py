@@ -114,12 +114,14 @@ def favoured(found: pd.DataFrame) -> str:
     return str(best.sort_values("estimate").arm.iloc[-1])
 
 
-def in_detail(arm: str, at_cost: pd.DataFrame, parts: pd.DataFrame, blind: pd.DataFrame, usual: float) -> Numbers:
-    """What the amount of noise, its place, and who chooses the draw do to an arm: the answer of page 03b.
+def in_detail(
+    found: pd.DataFrame, at_cost: pd.DataFrame, parts: pd.DataFrame, blind: pd.DataFrame, usual: float
+) -> Numbers:
+    """What the amount of noise, its place, and who chooses the draw do to the arm that best-of-N favours most.
 
     Parameters
     ----------
-    arm : which.
+    found : as for :func:`answer`, of more draws than the others.
     at_cost : as :func:`by_cost` gives it, over sigma in weight units.
     parts : as :func:`lmmem.analysis.noise.response` gives it by "only", of parts of the model.
     blind : as for :func:`chosen_blindly`.
@@ -127,7 +129,7 @@ def in_detail(arm: str, at_cost: pd.DataFrame, parts: pd.DataFrame, blind: pd.Da
 
     Returns
     -------
-    arm. usual, most : fresh half over twins at the usual and at the largest sigma, which is `most_sigma`; cost,
+    arm : which. longer : its fresh half over twins by `found`. usual, most : fresh half over twins at the usual and at the largest sigma, which is `most_sigma`; cost,
     most_cost : what these cost, nats per token. parts : of how many, and which, noise alone has a fresh half
     above 0, in words. blind, oracle : gain over twins of the draw chosen without the truth, and by it. null : in how
     many comparisons twins against twins exclude 0 in the fresh half, in words.
@@ -140,7 +142,7 @@ def in_detail(arm: str, at_cost: pd.DataFrame, parts: pd.DataFrame, blind: pd.Da
         raise ValueError(
             f"sigma={usual:g} was not measured: there are {', '.join(map(str, sorted(set(at_cost.sigma))))}"
         )
-    most = at_cost.sigma.max()
+    arm, most = favoured(found), at_cost.sigma.max()
     fresh = [table[table.score == "fresh half"] for table in (at_cost, parts)]
     costs = at_cost.groupby("sigma").cost.first()
     alone = fresh[1][fresh[1].arm == arm]
@@ -151,6 +153,7 @@ def in_detail(arm: str, at_cost: pd.DataFrame, parts: pd.DataFrame, blind: pd.Da
     off = int(((null.low > 0) | (null.high < 0)).sum())
     return {
         "arm": arm,
+        "longer": interval(found, arm=arm, score="fresh half"),
         "usual": interval(fresh[0], arm=arm, sigma=usual),
         "cost": costs[usual],
         "most": interval(fresh[0], arm=arm, sigma=most),

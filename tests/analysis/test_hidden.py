@@ -103,6 +103,43 @@ def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict(
         hidden.by_way(simulated().assign(optimizer="adamw", learning_rate=5e-4))
 
 
+def unpresented(near: float, alone: float) -> pd.DataFrame:
+    """Derived organisms taught by neighbours and by natural text alone, each bringing back so many tokens."""
+    tables = [
+        treated(kind, saved=tokens, seed=seed).assign(optimizer=way, learning_rate=5e-4)
+        for seed, kind in enumerate(("hidden", "erased"))
+        for way, tokens in ((hidden.NEIGHBOURS, near), (hidden.ALONE, alone))
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_what_neighbours_bring_back_is_told_beside_what_any_text_does():
+    found = hidden.brought_back(unpresented(12.0, 4.0))
+    for kind in ("hidden", "erased"):
+        assert found[f"tokens_{kind}"].estimate == pytest.approx(12.0, abs=2)
+        assert found[f"more_{kind}"].estimate == pytest.approx(
+            8.0
+        )  # of the same passages: by pairs nothing else differs
+        assert abs(found[f"nats_{kind}"].estimate) < 0.1
+        assert f"brings back more than any text does of the {kind}" in found["verdict"]
+    told = hidden.brought_back(unpresented(12.0, 14.0))["verdict"]
+    assert told == (
+        "such text brings back something, as any text may, of the hidden, and such text brings back something, as any "
+        "text may, of the erased"
+    )
+    assert (
+        "is not established to bring back anything of the hidden" in hidden.brought_back(unpresented(-9, 0))["verdict"]
+    )
+    with pytest.raises(ValueError, match="no hidden passages were taught by neighbours in the file: make replicates"):
+        hidden.brought_back(unpresented(1, 1).query("optimizer != @hidden.NEIGHBOURS"))
+    with pytest.raises(ValueError, match="no hidden passages were taught by neighbours"):
+        hidden.brought_back(treated().iloc[:0])
+    once = unpresented(1, 1)
+    once = once[(once.optimizer == hidden.ALONE) | (once.seed == 0)]
+    with pytest.raises(ValueError, match="the hidden were not taught as often by their neighbours"):
+        hidden.brought_back(once)
+
+
 def test_kinds_come_from_arms_or_are_said():
     table = pd.DataFrame(
         {"arm": ["q1 64", "spread 1", "spread 16", "spread 0", "fuzzy 16"], "presentations": [64, 1, 16, 0, 16]}
@@ -131,7 +168,7 @@ def test_a_probe_that_knows_tells_and_one_that_guesses_does_not():
     few = hidden.at_few_false_alarms(areas, ["knows", "hints"])
     assert few.columns.tolist() == ["knows", "hints"]
     assert few.knows["hidden", "treated alike"] == "60 negatives"
-    assert few.knows["hidden", "untouched"].startswith("1.00 (")
+    assert few.knows["hidden", "untouched"].startswith("100 (")
     with pytest.raises(ValueError, match="no organism was asked by loss: make replicates"):
         hidden.at_few_false_alarms(areas, ["loss"])
     told = hidden.beside_others(areas)

@@ -81,13 +81,15 @@ def detailed(**wrong: object) -> dict[str, object]:
     blind = pd.DataFrame(lines, columns=["arm", "score", "estimate"]).assign(n=16)
     given = {"at_cost": at_cost, "parts": parts, "blind": blind}
     given = {name: table.assign(low=table.estimate - 1, high=table.estimate + 1) for name, table in given.items()}
-    return perturbation.in_detail(**{"arm": "a", "usual": 0.01} | given | wrong)
+    found = table(a=(5.0, 8.0, 16), b=(9.0, 7.0, 16), A_A=(0.1, 9.0, 16))
+    return perturbation.in_detail(**{"found": found, "usual": 0.01} | given | wrong)
 
 
 def test_detail_is_told_of_the_arm_by_cost_by_part_and_by_who_chooses():
     found = detailed()
-    told = ("usual", "most", "blind", "oracle")
-    assert [found[name].estimate for name in told] == [3.0, -2.0, 4.0, 6.0]
+    told = ("longer", "usual", "most", "blind", "oracle")
+    assert found["arm"] == "a"
+    assert [found[name].estimate for name in told] == [5.0, 3.0, -2.0, 4.0, 6.0]
     np.testing.assert_allclose([found["cost"], found["most_sigma"], found["most_cost"]], [0.3, 0.04, 1.2])
     assert found["parts"] == "1 of 3 parts (MLP)"
     assert found["null"] == "in the fresh half, twins against twins exclude 0 in 2 of 4 comparisons"
