@@ -129,10 +129,11 @@ def in_detail(
 
     Returns
     -------
-    arm : which. longer : its fresh half over twins by `found`. usual, most : fresh half over twins at the usual and at the largest sigma, which is `most_sigma`; cost,
-    most_cost : what these cost, nats per token. parts : of how many, and which, noise alone has a fresh half
-    above 0, in words. blind, oracle : gain over twins of the draw chosen without the truth, and by it. null : in how
-    many comparisons twins against twins exclude 0 in the fresh half, in words.
+    arm : which. longer : its fresh half over twins by `found`. usual, most : the same at the usual and at the largest
+    sigma of `at_cost`, which is `most_sigma`; cost, most_cost : what these cost, nats per token. parts : of how many,
+    and which, noise alone has a fresh half above 0, in words. blind, oracle : gain over twins of the draw chosen
+    without the truth, and by it. null : in how many comparisons twins against twins exclude 0 in the fresh half, in
+    words.
 
     Raises
     ------
