@@ -56,7 +56,8 @@ def html(request: pytest.FixtureRequest) -> Path:
 
 def pages() -> list[str]:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(page["file"] for chapter in chapters for page in (chapter, *chapter.get("sections", [])))]
 
 
 def test_every_page_of_the_contents_is_built(html):
@@ -102,7 +103,7 @@ def test_too_many_sequences_end_a_page_with_the_number_there_are(small_book, tmp
 
 
 def test_literal_command_of_the_readme_runs_in_another_folder(small_book, tmp_path):
-    options = ["-p", "model", "pocket-mini", "-p", "n_sequences", "2", "-p", "draws", "3", "-p", "dose_draws", "2"]
+    options = ["-p", "model", "pocket-mini", "-p", "n_sequences", "2", "-p", "draws", "3", "-p", "once_draws", "2"]
     command = [
         Path(sys.executable).with_name("papermill"),
         ROOT / "notebooks" / "03_perturbation.md",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmmem.analysis import detection
+from lmmem.analysis import detection, noise
 from lmmem.analysis.randomisation import LEAST, cluster_mean
 from lmmem.analysis.savings import after, beside_equals, curves, hazard, saved
 from lmmem.analysis.statistics import Interval, best_of_table, check_columns, interval
@@ -19,9 +19,12 @@ from lmmem.analysis.statistics import Interval, best_of_table, check_columns, in
 __all__ = [
     "all_odds",
     "answer",
+    "at_few_false_alarms",
     "beside_others",
+    "brought_back",
     "by_cost",
     "by_kind",
+    "by_noise",
     "by_way",
     "learning",
     "made",
@@ -29,15 +32,24 @@ __all__ = [
     "quotable",
     "savings",
     "tells",
+    "told_checks",
+    "told_noise",
     "told_savings",
 ]
 
 OPTIMIZER, RATE = "adamw", 5e-4  # the way that was decided on (book/plan.md, "Estimands")
+ALONE, NEIGHBOURS = "adamw, natural text alone", "adamw, neighbours in the file"  # ways that hold no passage
 LATER = {"once": 16, "just after": 16}  # presentations after which savings are read, 8 of all other kinds
 SOON = 8
 PRESENTATION = 6  # passes of one: forward and backward, of the passage and of the row beside it
 NULLS = {"treated alike": "{} 0", "untouched": "untouched 0", "unexposed": "spread 0", "not met": "row 0"}
+FEW = "{} negatives"  # too few for a share found at 1 % false alarms
+# Verdicts as a table has room for them.
+SHORT = {"found, beyond the likelihood": "found *"}
+SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
+# Of whose shares found at few false alarms a table tells: one of each sort.
+TOLD = ("loss", "Min-K%++", "noise, fresh half", "relearning")
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row")
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
 Numbers = dict[str, object]
@@ -171,34 +183,53 @@ def _verdict(n: int, low: float, aa: Interval, beyond: bool) -> str:
 
 
 def told_savings(found: pd.DataFrame) -> pd.DataFrame:
-    """Savings as a table to read: intervals in one cell each.
+    """Savings as a table to read: what is compared, the tokens saved with their interval in one cell, and the verdict.
+
+    "found *" is found beyond the likelihood; "none: A/A" and "none: n < 16" say why there is no verdict.
 
     Raises
     ------
     ValueError : nothing was taught again.
     """
-    if found.empty:
-        raise ValueError("no organism was taught again: make replicates")
+    _check_taught(found)
+    told = found[["kind", "null", "n", "after"]].assign(
+        **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
+    )
+    told["tokens saved"] = _cells(found, "estimate", "low", "high")
+    told["verdict"] = found.verdict.replace(SHORT)
+    return told.set_index(["kind", "null"])
+
+
+def told_checks(found: pd.DataFrame) -> pd.DataFrame:
+    """What stands beside savings, as a table to read: presentations, equals, and the null against itself.
+
+    Raises
+    ------
+    ValueError : nothing was taught again.
+    """
+    _check_taught(found)
     ends = {
-        "tokens saved": ("estimate", "low", "high"),
         "presentations saved": ("presentations_saved", "presentations_low", "presentations_high"),
         "beside equals": ("equal", "equal_low", "equal_high"),
         "A/A": ("aa", "aa_low", "aa_high"),
     }
-    cells = {
-        name: [
-            MISSING[name] if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(1)
-            for line in found[list(columns)].itertuples(index=False)
-        ]
-        for name, columns in ends.items()
-    }
+    cells = {name: _cells(found, *columns, missing=MISSING.get(name, "")) for name, columns in ends.items()}
     pairs = zip(cells["beside equals"], found.equal_n, strict=True)
     cells["beside equals"] = [f"{cell}, n = {n:.0f}" if n else cell for cell, n in pairs]
-    head = found[["kind", "null", "n", "after"]].assign(
-        **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
-    )
-    head["tokens saved"], head["verdict"] = cells.pop("tokens saved"), found.verdict  # what is read first
-    return head.assign(**cells).set_index(["kind", "null"])
+    return found[["kind", "null"]].assign(**cells).set_index(["kind", "null"])
+
+
+def _check_taught(found: pd.DataFrame) -> None:
+    if found.empty:
+        raise ValueError("no organism was taught again: make replicates")
+
+
+def _cells(found: pd.DataFrame, *columns: str, missing: str = "", digits: int = 1) -> list[str]:
+    """Intervals as text; `missing` where there is none."""
+    return [
+        missing if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(digits)
+        for line in found[list(columns)].itertuples(index=False)
+    ]
 
 
 def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> pd.DataFrame:
@@ -228,6 +259,68 @@ def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> p
     return pd.DataFrame(lines, columns=columns)
 
 
+def brought_back(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> Numbers:
+    """What the neighbours of passages bring back of them, beyond those treated alike: the plan's rule 15.
+
+    Parameters
+    ----------
+    relearned : as :func:`lmmem.experiments.relearning.measured` gives it. permutations, seed : of the tests.
+
+    Returns
+    -------
+    Of hidden and erased: tokens_.., saved by their neighbours; more_.., the same beyond natural text alone, passage by
+    passage; nats_.., as tokens, of the loss (nats per token). verdict : by tokens and more, in words.
+
+    Raises
+    ------
+    ValueError : hidden or erased passages were not taught by their neighbours, or not by natural text alone.
+    """
+    told: Numbers = {}
+    something, more, undecided = dict[str, bool](), dict[str, bool](), dict[str, bool]()
+    kinds = dict(_kinds(relearned, every_way=True)) if len(relearned) else {}
+    for kind in ("hidden", "erased"):
+        twins, key = NULLS["treated alike"].format(kind), ["index", "seed", "presentation"]
+        ways = [_way(kinds.get(kind), way, [kind, twins]) for way in (NEIGHBOURS, ALONE)]
+        beside, alone = (way.set_index(key).sort_index() for way in ways)
+        if not beside.index.equals(alone.index):
+            raise ValueError(f"the {kind} were not taught as often by their neighbours and by natural text alone")
+        tables = {"tokens": beside, "more": beside.assign(kl_ld=beside.kl_ld - alone.kl_ld)}
+        tables["nats"] = beside.assign(kl_ld=beside.cross_entropy)
+        found = {
+            name: saved(table.reset_index(), twins, SOON, permutations=permutations, seed=seed).query(
+                "saved == 'tokens'"
+            )
+            for name, table in tables.items()
+        }
+        own = {name: interval(table, arm=kind) for name, table in found.items()}
+        told |= {f"{name}_{kind}": ends for name, ends in own.items()}
+        something[kind], more[kind] = own["tokens"].low > 0, own["more"].low > 0
+        null = found["tokens"].query("arm == 'A/A'")
+        undecided[kind] = bool(((null.low > 0) | (null.high < 0)).any())
+    return told | {"verdict": _by_rule_15(something, more, undecided)}
+
+
+def _way(table: pd.DataFrame | None, optimizer: str, arms: list[str]) -> pd.DataFrame:
+    lines = table[(table.optimizer == optimizer) & table.arm.isin(arms)] if table is not None else pd.DataFrame()
+    if lines.empty:
+        raise ValueError(f"no {arms[0]} passages were taught by {optimizer.partition(', ')[2]}: make replicates")
+    return lines
+
+
+def _by_rule_15(something: dict[str, bool], more: dict[str, bool], undecided: dict[str, bool]) -> str:
+    said = []
+    for kind, yes in something.items():
+        words = "is not established to bring back anything of"
+        if undecided[kind]:
+            words = "is without a verdict, as A/A excludes 0, on"
+        elif yes:
+            words = (
+                "brings back more than any text does of" if more[kind] else "brings back something, as any text may, of"
+            )
+        said.append(f"such text {words} the {kind}")
+    return ", and ".join(said)
+
+
 def tells(asked: pd.DataFrame) -> pd.DataFrame:
     """How well each probe tells each kind from each of its nulls: the plan's rule 12.
 
@@ -239,7 +332,8 @@ def tells(asked: pd.DataFrame) -> pd.DataFrame:
     -------
     One line a kind, null and probe: kind, null, probe, passes, and as :func:`lmmem.analysis.detection.compare`:
     estimate, low, high (area under the ROC curve), n, negatives, p, q (over the probes of this kind and null), verdict;
-    found_at (share found at 1 % false alarms; missing where there are fewer than 100 negatives).
+    found_at, found_at_low, found_at_high (share found at 1 % false alarms; missing where there are fewer than 100
+    negatives).
     """
     check_columns(asked, ["organism", "canary", "arm", "presentations", "file", "probe", "score", "passes"])
     if asked.empty:
@@ -254,15 +348,51 @@ def tells(asked: pd.DataFrame) -> pd.DataFrame:
             for null, twins in _nulls(kind, table).items():
                 pair = table[table.arm.isin([kind, twins])]
                 lines = detection.compare(pair, probes, twins)
-                at = [_found_at(pair, probe, twins) for probe in lines.score]
-                found.append(lines.assign(kind=kind, null=null, found_at=at))
+                at = pd.DataFrame([_found_at(pair, probe, twins) for probe in lines.score], index=lines.index)
+                found.append(lines.assign(kind=kind, null=null).join(at))
     every = pd.concat(found, ignore_index=True).rename(columns={"score": "probe"}).drop(columns="arm")
     return every.assign(passes=every.probe.map(passes))
 
 
-def _found_at(pair: pd.DataFrame, probe: str, twins: str) -> float:
-    positive, negative = pair[pair.arm != twins][probe], pair[pair.arm == twins][probe]
-    return detection.found_at(positive, negative).estimate if len(negative) >= 100 else np.nan
+def _found_at(pair: pd.DataFrame, probe: str, twins: str) -> dict[str, float]:
+    positive, negative = pair[pair.arm != twins], pair[pair.arm == twins]
+    found = Interval(np.nan, np.nan, np.nan, 0)
+    if len(negative) >= 100:
+        found = detection.found_at(
+            positive[probe], negative[probe], clusters_positive=positive.file, clusters_negative=negative.file
+        )
+    return _ends("found_at", "found_at", found)
+
+
+def at_few_false_alarms(areas: pd.DataFrame, probes: Sequence[str] = TOLD) -> pd.DataFrame:
+    """Shares found at 1 % false alarms, in %, with their intervals as text; how many negatives, where they are too few.
+
+    Parameters
+    ----------
+    areas : as :func:`tells` gives it. probes : which, in this order.
+
+    Returns
+    -------
+    A line a kind and null, a column a probe.
+
+    Raises
+    ------
+    ValueError : no organism was asked by any of these probes.
+    """
+    asked = areas[areas.probe.isin(probes)] if len(areas) else areas
+    if asked.empty:
+        raise ValueError(f"no organism was asked by {', '.join(probes)}: make replicates")
+    shares = asked[["found_at", "found_at_low", "found_at_high"]]
+    cells = _cells(100 * shares, *shares.columns, digits=0)
+    told = [cell or FEW.format(n) for cell, n in zip(cells, asked.negatives, strict=True)]
+    wide = asked.assign(told=told).pivot(index=["kind", "null"], columns="probe", values="told")
+    wide = wide.reindex(columns=[probe for probe in probes if probe in wide]).fillna("cannot be asked")
+    return wide.sort_index(key=_in_order).rename_axis(columns=None)
+
+
+def _in_order(level: pd.Index) -> pd.Index:
+    """Kinds and nulls as numbers, in the order in which they are told."""
+    return pd.Index([[*ORDER, *NULLS].index(name) for name in level])
 
 
 def beside_others(areas: pd.DataFrame, kinds: Sequence[str] = ORDER) -> pd.DataFrame:
@@ -312,6 +442,62 @@ def over_draws(*noisy: pd.DataFrame, sizes: Sequence[int] = (1, 2, 4, 8, 16)) ->
             for size, table_of in best.groupby("N"):
                 lines.append((kind, names[str(arm)], sigma, size, *cluster_mean(table_of.kl_ld, table_of.file)))
     return pd.DataFrame(lines, columns=["kind", "what", "sigma", "N", *Interval._fields])
+
+
+def by_noise(greedy: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+    """What passages gain by noise over each of their nulls, in the fresh half and by the best draw: the plan's rule 10.
+
+    Parameters
+    ----------
+    greedy, noisy : tables of the same sequences, as ``Study.greedy`` and ``Study.perturbed`` give them; of greedy's
+        steps that of the noise counts.
+    seed : as for :func:`lmmem.analysis.noise.over_draws`.
+
+    Returns
+    -------
+    One line a kind, null, sigma and score: kind, null, sigma, score ("fresh half", "best of N"), estimate, low, high
+    (tokens), n; verdict: what noise does, "finds", "hardly finds" or "does not find", or that there are too few, or A/A
+    (of passages of this null, in the fresh half).
+
+    Raises
+    ------
+    ValueError : nothing was measured, or as for :func:`lmmem.analysis.noise.over_draws`.
+    """
+    if not len(noisy):
+        raise ValueError("no organism is derived from this model")
+    found = []
+    for before, tried in zip(greedy, noisy, strict=True):
+        still = by_kind(before[before.step.isin(tried.step)])
+        kind = str(still.arm[still.presentations > 0].iloc[0])
+        for null, twins in _nulls(kind, still).items():
+            pair = still[still.arm.isin([kind, twins])]
+            gains = noise.response(pair, tried[tried["index"].isin(pair["index"])], seed=seed)
+            for _, at in gains.groupby("sigma"):
+                found.append(at[at.arm == kind].assign(kind=kind, null=null, verdict=_by_rule_10(at, kind)))
+    return pd.concat(found, ignore_index=True).drop(columns="arm")
+
+
+def _by_rule_10(gains: pd.DataFrame, kind: str) -> str:
+    fresh, best = (interval(gains, arm=kind, score=score) for score in ("fresh half", "best of N"))
+    if fresh.n < LEAST:
+        return f"n < {LEAST}: no verdict"
+    if (gains.arm == noise.NULL).any() and interval(gains, arm=noise.NULL, score="fresh half").excludes_zero:
+        return "A/A excludes 0: no verdict"
+    return "finds" if fresh.low > 0 else "hardly finds" if best.low > 0 else "does not find"
+
+
+def told_noise(gains: pd.DataFrame) -> pd.DataFrame:
+    """Gains by noise as a table to read: a line a kind, null and sigma.
+
+    Parameters
+    ----------
+    gains : as :func:`by_noise` gives it.
+    """
+    told = gains.assign(told=_cells(gains, "estimate", "low", "high"), verdict=gains.verdict.replace(SHORT))
+    wide = told.pivot(index=["kind", "null", "sigma", "n", "verdict"], columns="score", values="told")
+    wide = wide.reset_index(["n", "verdict"]).rename_axis(columns=None)
+    wide = wide.sort_index(level=["kind", "null"], key=_in_order, sort_remaining=False, kind="stable")
+    return wide[["n", "fresh half", "best of N", "verdict"]]
 
 
 def by_cost(relearned: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The numbers that page 03 tells, by name: measured tables in, intervals and words out.
+"""The numbers that pages 03 and 03b tell, by name: measured tables in, intervals and words out.
 
 Knows neither models nor figures.
 """
@@ -13,9 +13,22 @@ from lmmem.analysis.contrasts import over_twins, stacked
 from lmmem.analysis.randomisation import LEAST
 from lmmem.analysis.statistics import Interval, interval
 
-__all__ = ["answer", "by_cost", "chosen_blindly", "costs", "fading", "fitted", "just_met", "resembling", "responses"]
+__all__ = [
+    "answer",
+    "by_cost",
+    "chosen_blindly",
+    "costs",
+    "fading",
+    "favoured",
+    "fitted",
+    "in_detail",
+    "just_met",
+    "resembling",
+    "responses",
+]
 
 Numbers = dict[str, object]
+NO_NULL = "no block holds two twins, so that none can be held against another"
 RAW = ("average draw", "best of N", "fresh half")
 
 
@@ -37,8 +50,7 @@ def answer(found: pd.DataFrame, dispersion: pd.DataFrame) -> Numbers:
     """
     arms = [arm for arm in found.arm.unique() if arm != noise.NULL]
     fewest = min(arms, key=lambda arm: int(arm.rpartition(" ")[2]))
-    best = found[(found.score == "best of N") & (found.arm != noise.NULL)]
-    top = str(best.sort_values("estimate").arm.iloc[-1])
+    top = favoured(found)
     return {
         "verdict": _verdicts(found, arms),
         "null": _null(found),
@@ -87,6 +99,76 @@ def just_met(found: pd.DataFrame, before: pd.DataFrame) -> Numbers:
     }
 
 
+def favoured(found: pd.DataFrame) -> str:
+    """The arm that best-of-N favours most.
+
+    Parameters
+    ----------
+    found : as :func:`lmmem.analysis.noise.over_draws` gives it, of best-of-N among others.
+
+    >>> lines = [("spread 1", "best of N", 0.5), ("spread 16", "best of N", 9.0), ("A/A", "best of N", 10.0)]
+    >>> favoured(pd.DataFrame(lines, columns=["arm", "score", "estimate"]))
+    'spread 16'
+    """
+    best = found[(found.score == "best of N") & (found.arm != noise.NULL)]
+    return str(best.sort_values("estimate").arm.iloc[-1])
+
+
+def in_detail(
+    found: pd.DataFrame, at_cost: pd.DataFrame, parts: pd.DataFrame, blind: pd.DataFrame, usual: float
+) -> Numbers:
+    """What the amount of noise, its place, and who chooses the draw do to the arm that best-of-N favours most.
+
+    Parameters
+    ----------
+    found : as for :func:`answer`, of more draws than the others.
+    at_cost : as :func:`by_cost` gives it, over sigma in weight units.
+    parts : as :func:`lmmem.analysis.noise.response` gives it by "only", of parts of the model.
+    blind : as for :func:`chosen_blindly`.
+    usual : sigma that the model is disturbed with elsewhere, one of those of `at_cost`.
+
+    Returns
+    -------
+    arm : which. longer : its fresh half over twins by `found`. usual, most : the same at the usual and at the largest
+    sigma of `at_cost`, which is `most_sigma`; cost, most_cost : what these cost, nats per token. parts : of how many,
+    and which, noise alone has a fresh half above 0, in words. blind, oracle : gain over twins of the draw chosen
+    without the truth, and by it. null : in how many comparisons twins against twins exclude 0 in the fresh half, in
+    words.
+
+    Raises
+    ------
+    ValueError : the usual sigma is not among those measured.
+    """
+    if usual not in set(at_cost.sigma):
+        raise ValueError(
+            f"sigma={usual:g} was not measured: there are {', '.join(map(str, sorted(set(at_cost.sigma))))}"
+        )
+    arm, most = favoured(found), at_cost.sigma.max()
+    fresh = [table[table.score == "fresh half"] for table in (at_cost, parts)]
+    costs = at_cost.groupby("sigma").cost.first()
+    alone = fresh[1][fresh[1].arm == arm]
+    above = alone.only[alone.low > 0].tolist()
+    said = f"{len(above)} of {len(alone)} parts"
+    null = pd.concat(fresh)
+    null = null[null.arm == noise.NULL]
+    off = int(((null.low > 0) | (null.high < 0)).sum())
+    return {
+        "arm": arm,
+        "longer": interval(found, arm=arm, score="fresh half"),
+        "usual": interval(fresh[0], arm=arm, sigma=usual),
+        "cost": costs[usual],
+        "most": interval(fresh[0], arm=arm, sigma=most),
+        "most_sigma": most,
+        "most_cost": costs[most],
+        "parts": f"{said} ({', '.join(above)})" if above else said,
+        "blind": interval(blind, arm=arm, score="majority"),
+        "oracle": interval(blind, arm=arm, score="best of N"),
+        "null": NO_NULL
+        if null.empty
+        else f"in the fresh half, twins against twins exclude 0 in {off} of {len(null)} comparisons",
+    }
+
+
 def chosen_blindly(found: pd.DataFrame) -> Numbers:
     """A draw chosen without the truth beside the one that is chosen with it.
 
@@ -99,9 +181,7 @@ def chosen_blindly(found: pd.DataFrame) -> Numbers:
     oracle : gain over twins of the arm that it favours most, `arm`. told : that of the blind choice, arm by arm, in
     words.
     """
-    arms = found[found.arm != noise.NULL]
-    best = arms[arms.score == "best of N"]
-    arm = str(best.sort_values("estimate").arm.iloc[-1])
+    arms, arm = found[found.arm != noise.NULL], favoured(found)
     blind = arms[arms.score == "majority"]
     told = [f"{line.arm} {interval(blind, arm=line.arm):.1f}" for line in blind.itertuples()]
     return {
@@ -219,7 +299,7 @@ def _verdicts(found: pd.DataFrame, arms: list[str]) -> str:
 def _null(found: pd.DataFrame) -> str:
     """What one half of the twins shows against the other."""
     if noise.NULL not in set(found.arm):
-        return "no block holds two twins, so that none can be held against another"
+        return NO_NULL
     null: Interval = interval(found, arm=noise.NULL, score="fresh half")
     said = f"twins against twins show {null:.1f} tokens in the fresh half"
     if null.excludes_zero:

@@ -16,11 +16,12 @@ import pandas as pd
 from lmmem.experiments.kept import RESULTS, keep, tables_of
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
+from lmmem.pocket import organisms
 from lmmem.pocket.recipe import DERIVED
 from lmmem.protocol import CONTINUATION, PROMPT
 from lmmem.storage.provenance import environment
 
-__all__ = ["NAMES", "derived_from", "measure", "measured", "taught_again"]
+__all__ = ["NAMES", "alone", "derived_from", "measure", "measured", "neighbours", "taught_again"]
 
 FOLDER = RESULTS / "relearning"
 NAMES = ("pocket-hidden", "pocket-erased", *SEEDS)
@@ -30,7 +31,8 @@ Way = tuple[str, float]  # optimizer and learning rate
 USUAL: Way = ("adamw", 5e-4)
 WAYS = (USUAL, ("adamw", 2e-4), ("adamw", 1e-3), ("sgd", 0.1))  # sgd with momentum, at a rate of its own
 LONG, SOON = 16, 8  # presentations, of the usual way and of others
-ALONE = "adamw, natural text alone"
+ORDERS, ORDERS_DERIVED = 3, 5  # of the usual way
+ALONE, NEIGHBOURS = "adamw, natural text alone", "adamw, neighbours in the file"
 TWINS_EACH = 2  # of a passage that was met once, taught beside it
 EARLIEST = 0.08  # of training: exposures before it are left out (book/plan.md, "Estimands")
 KEPT = {
@@ -49,28 +51,30 @@ def derived_from(base: str) -> dict[str, str]:
     return {recipe.group: name for name, recipe in DERIVED.items() if recipe.base == base}
 
 
-def taught_again(name: str, seeds: int = 3) -> Iterator[pd.DataFrame]:
+def taught_again(name: str, seeds: int | None = None) -> Iterator[pd.DataFrame]:
     """Each relearning of an organism, as ``Study.relearned`` gives it, and what it was: kind, optimizer, learning_rate.
 
     Parameters
     ----------
     name : of an organism, derived or not.
-    seeds : of the usual way; others have one.
+    seeds : of the usual way, None is five of a derived organism and three of others; other ways have one.
 
     Yields
     ------
-    Of a derived organism, its group as the kind, for each optimizer and learning rate, and on natural text alone
-    (:func:`alone`). Of others "forgotten" and
-    "once" at the last step, and "just after": the once-presented at the first checkpoint after their exposure, those
-    of the first checkpoints left out (book/plan.md, "Estimands").
+    Of a derived organism, its group as the kind, for each optimizer and learning rate, on natural text alone
+    (:func:`alone`) and with the passages' neighbours (:func:`neighbours`). Of others "forgotten" and "once" at the last
+    step, and "just after": the once-presented at the first checkpoint after their exposure, those of the first
+    checkpoints left out (book/plan.md, "Estimands").
     """
     study = Study(name)
+    seeds = _orders(name) if seeds is None else seeds
     if name in DERIVED:
         recipe = DERIVED[name]
         sequences = study.sequences(recipe.taught)
         for way in WAYS:
             yield _told(study, sequences, recipe.group, seeds if way == USUAL else 1, way)
         yield alone(study, sequences, recipe.group)
+        yield neighbours(study, sequences, recipe.group)
         return
     forgotten = study.arms_among(FORGOTTEN) or {}
     few = study.sequences(arms=FORGOTTEN if len(forgotten) > 1 else {"spread": [0], "q1": [16], "q2": [16]})
@@ -89,6 +93,18 @@ def alone(study: Study, sequences: pd.DataFrame, kind: str) -> pd.DataFrame:
     none = np.empty((0, PROMPT + CONTINUATION), dtype=np.int64)
     found = study.relearned(sequences, instead=none, presentations=SOON)
     return found.assign(kind=kind, optimizer=ALONE, learning_rate=USUAL[1])
+
+
+def neighbours(study: Study, sequences: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows before and after each passage in its file, each once a round, and none of the passages: by one seed."""
+    rows, canary = organisms.neighbours(study.model)
+    beside = np.unique(rows[np.isin(canary, sequences.canary)], axis=0)  # a row may stand between two passages
+    found = study.relearned(sequences, instead=beside.astype(np.int64), presentations=SOON)
+    return found.assign(kind=kind, optimizer=NEIGHBOURS, learning_rate=USUAL[1])
+
+
+def _orders(name: str) -> int:
+    return ORDERS_DERIVED if name in DERIVED else ORDERS
 
 
 def _told(
@@ -137,7 +153,7 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
     )
 
 
-def measure(name: str, folder: Path = FOLDER, seeds: int = 3) -> Path:
+def measure(name: str, folder: Path = FOLDER, seeds: int | None = None) -> Path:
     """Make an organism if need be, teach it again as :func:`taught_again` says, and keep what was found.
 
     Parameters
@@ -150,5 +166,6 @@ def measure(name: str, folder: Path = FOLDER, seeds: int = 3) -> Path:
     training), block, file, step, optimizer, learning_rate, seed, presentation (in relearning), kl_ld (tokens),
     cross_entropy (nats per token); and its record.
     """
+    seeds = _orders(name) if seeds is None else seeds
     found = pd.concat(taught_again(name, seeds), ignore_index=True)[list(KEPT)].astype(KEPT)
     return keep(found, name, folder, seeds=seeds, **environment())

@@ -56,7 +56,7 @@ OTHER_PROMPTS = ((16, 32), (24, 32), (16, 48), (32, 64))
 SAMPLES_TIMED = 40  # of a sequence, to say how long all take
 COST_ROWS, COST_DRAWS = 64, 4  # of which what noise costs is told
 # What an organism's own sigma costs it (pocket 0.032, pocket-mini 0.030), 1 % of its loss: half-learnt passages are
-# ahead of their twins by the best draw up to about this cost, and behind at four times as much (page 03).
+# ahead of their twins by the best draw up to about this cost, and behind at four times as much (page 03b).
 NOISE_COST = 0.03  # nats per token
 NEAR = 0.05  # of the cost that is wanted
 MOST_SIGMA, MOST_AT_ONCE = 100.0, 4.0  # in the search for it, and by how much a guess is multiplied at most

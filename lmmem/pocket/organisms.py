@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lmmem.inference.scoring import cross_entropy
 from lmmem.measures.complexity import z_complexity
+from lmmem.measures.repeats import count_repeats
 from lmmem.pocket import design, text
 from lmmem.pocket.derived import lay_out, treat
 from lmmem.pocket.recipe import DERIVED, ORGANISMS, RECIPES, REFERENCE_TEXT, Derived
@@ -42,6 +43,7 @@ __all__ = [
     "checkpoint_folder",
     "data_folder",
     "lock",
+    "neighbours",
     "organism_folder",
     "passage_key",
     "reference_losses",
@@ -137,6 +139,46 @@ def train(name: str) -> Path:
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     """The organism's byte-level BPE as transformers wants it; token 0 ends a document."""
     return _tokenizer(data_folder(name))
+
+
+def neighbours(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of text that stand before and after each passage of a derived organism, in the passage's own file.
+
+    The nearest on either side that lies in that file whole and shares no run of tokens with a passage of the organism
+    or of its base, as passages share none with one another. They are held out: no training has met them.
+
+    Parameters
+    ----------
+    name : a key of DERIVED; it is made if need be.
+
+    Returns
+    -------
+    rows : (m, row_tokens) uint16, ascending by passage, before and after. canary : (m,) whose they are: once or twice
+    each, or not at all where a file holds nothing else.
+
+    Raises
+    ------
+    ValueError : the organism is not derived from another.
+    DamagedError : the installed packages are no longer those that its text came from.
+
+    >>> rows, canary = neighbours("pocket-mini-hidden")
+    >>> rows.shape[1], len(canary) == len(rows)
+    (96, True)
+    """
+    if name not in DERIVED:
+        raise ValueError(f"no file is known of the passages of {name}: give one of {', '.join(DERIVED)}")
+    own, of_base = _passages(name), _passages(DERIVED[name].base)
+    _, pool, files, _ = _text_of(name)
+    place = {row.tobytes(): number for number, row in enumerate(pool)}
+    shared = count_repeats(pool, np.concatenate([own, of_base]), n=DERIVED[name].trained.novelty_tokens)
+    free = (pool != 0).all(axis=1) & (shared == 0)  # of one document, and no passage
+    found: list[tuple[int, int]] = []
+    for canary, row in enumerate(own):
+        here = place[row.tobytes()]
+        in_file = np.flatnonzero((files == files[here]) & free)
+        found += [(canary, number) for number in (*in_file[in_file < here][-1:], *in_file[in_file > here][:1])]
+    whose, which = np.array(found, dtype=int).reshape(-1, 2).T
+    return pool[which], whose
 
 
 def reference_losses(name: str, rows: np.ndarray) -> np.ndarray:
@@ -248,17 +290,9 @@ def _prepare(name: str, data: Path) -> None:
 def _prepare_derived(name: str, data: Path) -> None:
     """Passages that the base holds out beyond its own, what is taught of them and when."""
     recipe, source = DERIVED[name], data_folder(DERIVED[name].base)
-    of_base = json.loads((source / "manifest.json").read_text())
-    documents, held_out = text.documents(recipe.trained)
-    if text.text_hash(documents + held_out) != of_base["text_sha256"]:
-        raise DamagedError(
-            f"{name} cannot be derived: the installed packages have changed since the data of {recipe.base} in "
-            f"{source} were made: delete the folder above it to train anew"
-        )
-    tokenizer, width = _tokenizer(source), recipe.row_tokens
-    natural, _ = text.rows_of(documents, tokenizer.backend_tokenizer, width)
-    pool = text.rows_of(held_out, tokenizer.backend_tokenizer, width)
-    passages, files = design.choose_passages(*pool, natural, recipe.design, skip=recipe.trained.passages)
+    of_base, tokenizer = json.loads((source / "manifest.json").read_text()), _tokenizer(source)
+    natural, pool, from_files, held_out = _text_of(name)
+    passages, files = design.choose_passages(pool, from_files, natural, recipe.design, skip=recipe.trained.passages)
     hardness = reference_losses(recipe.base, passages)
     canaries = design.assign(files, hardness, recipe.design)
     before = np.load(source / "rows.npy")[: recipe.trained.steps * recipe.rows_per_step]
@@ -285,6 +319,31 @@ def _prepare_derived(name: str, data: Path) -> None:
         presented.to_parquet(part / "presented.parquet", index=False)
         tokenizer.backend_tokenizer.save(str(part / "tokenizer.json"))
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _text_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[text.Document]]:
+    """What a derived organism's passages are drawn from: rows of its base's text, held-out rows, their files, these.
+
+    Raises
+    ------
+    DamagedError : the installed packages are no longer those that the base's text came from.
+    """
+    recipe, source = DERIVED[name], data_folder(DERIVED[name].base)
+    documents, held_out = text.documents(recipe.trained)
+    if text.text_hash(documents + held_out) != json.loads((source / "manifest.json").read_text())["text_sha256"]:
+        raise DamagedError(
+            f"{name} cannot be derived: the installed packages have changed since the data of {recipe.base} in "
+            f"{source} were made: delete the folder above it to train anew"
+        )
+    tokenizer = _tokenizer(source).backend_tokenizer
+    natural, _ = text.rows_of(documents, tokenizer, recipe.row_tokens)
+    return natural, *text.rows_of(held_out, tokenizer, recipe.row_tokens), held_out
+
+
+def _passages(name: str) -> np.ndarray:
+    """The passages of an organism, by canary: (n, row_tokens) uint16."""
+    folder = data_folder(name)
+    return np.load(folder / "rows.npy", mmap_mode="r")[pd.read_parquet(folder / "canaries.parquet")["index"]]
 
 
 def _known_losses(reference: str, rows: np.ndarray) -> np.ndarray:

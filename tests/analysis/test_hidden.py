@@ -88,7 +88,7 @@ def test_a_null_with_one_passage_a_block_has_no_half_to_be_compared_with():
     found = hidden.savings(alone, permutations=99)
     assert found.aa.isna().all()
     assert found.verdict.str.startswith("found").all()
-    assert hidden.told_savings(found)["A/A"].tolist() == ["one a block"]
+    assert hidden.told_checks(found)["A/A"].tolist() == ["one a block"]
 
 
 def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict():
@@ -101,6 +101,43 @@ def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict(
     assert table.low["adamw"] > 0 > table.low["sgd"]
     with pytest.raises(ValueError, match="no derived organism was taught again: make replicates"):
         hidden.by_way(simulated().assign(optimizer="adamw", learning_rate=5e-4))
+
+
+def unpresented(near: float, alone: float) -> pd.DataFrame:
+    """Derived organisms taught by neighbours and by natural text alone, each bringing back so many tokens."""
+    tables = [
+        treated(kind, saved=tokens, seed=seed).assign(optimizer=way, learning_rate=5e-4)
+        for seed, kind in enumerate(("hidden", "erased"))
+        for way, tokens in ((hidden.NEIGHBOURS, near), (hidden.ALONE, alone))
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_what_neighbours_bring_back_is_told_beside_what_any_text_does():
+    found = hidden.brought_back(unpresented(12.0, 4.0))
+    for kind in ("hidden", "erased"):
+        assert found[f"tokens_{kind}"].estimate == pytest.approx(12.0, abs=2)
+        assert found[f"more_{kind}"].estimate == pytest.approx(
+            8.0
+        )  # of the same passages: by pairs nothing else differs
+        assert abs(found[f"nats_{kind}"].estimate) < 0.1
+        assert f"brings back more than any text does of the {kind}" in found["verdict"]
+    told = hidden.brought_back(unpresented(12.0, 14.0))["verdict"]
+    assert told == (
+        "such text brings back something, as any text may, of the hidden, and such text brings back something, as any "
+        "text may, of the erased"
+    )
+    assert (
+        "is not established to bring back anything of the hidden" in hidden.brought_back(unpresented(-9, 0))["verdict"]
+    )
+    with pytest.raises(ValueError, match="no hidden passages were taught by neighbours in the file: make replicates"):
+        hidden.brought_back(unpresented(1, 1).query("optimizer != @hidden.NEIGHBOURS"))
+    with pytest.raises(ValueError, match="no hidden passages were taught by neighbours"):
+        hidden.brought_back(treated().iloc[:0])
+    once = unpresented(1, 1)
+    once = once[(once.optimizer == hidden.ALONE) | (once.seed == 0)]
+    with pytest.raises(ValueError, match="the hidden were not taught as often by their neighbours"):
+        hidden.brought_back(once)
 
 
 def test_kinds_come_from_arms_or_are_said():
@@ -128,6 +165,12 @@ def test_a_probe_that_knows_tells_and_one_that_guesses_does_not():
     found = areas.set_index(["null", "probe"]).found_at
     assert np.isnan(found["treated alike", "knows"])  # 60 negatives are too few for 1 %
     assert found["untouched", "knows"] == 1.0
+    few = hidden.at_few_false_alarms(areas, ["knows", "hints"])
+    assert few.columns.tolist() == ["knows", "hints"]
+    assert few.knows["hidden", "treated alike"] == "60 negatives"
+    assert few.knows["hidden", "untouched"].startswith("100 (")
+    with pytest.raises(ValueError, match="no organism was asked by loss: make replicates"):
+        hidden.at_few_false_alarms(areas, ["loss"])
     told = hidden.beside_others(areas)
     assert told.columns.tolist() == ["passes", "hidden / treated alike (n = 60)", "hidden / untouched (n = 60)"]
     assert told.iloc[0, 1].endswith(" *")
@@ -150,6 +193,50 @@ def test_noise_by_cost_rises_where_it_finds_and_stays_where_it_does_not():
     assert last.low["noise at 0.01"] < 0.5 < last.high["noise at 0.01"]
     assert last.estimate["relearning"] > 0.95
     assert last.passes.to_dict() == {"likelihood": 1, "relearning": 49, "noise at 0.01": 16, "noise at 0.02": 16}
+
+
+def halves(kind: str, fresh: float, best: float, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Greedy of two steps, and noise of two sigmas, of which the larger moves the second half, and the whole, closer.
+
+    Each block holds a passage that is there, two treated alike and two untouched.
+    """
+    rng = np.random.default_rng(seed)
+    arms = [f"{kind} 32", f"{kind} 0", f"{kind} 0", "untouched 0", "untouched 0"]
+    passages = pd.DataFrame({"index": range(160), "arm": arms * 32, "block": np.repeat(range(32), 5)})
+    passages["group"] = passages.arm.str.split().str[0]
+    passages["presentations"] = 32 * (passages.arm == f"{kind} 32")
+    before = passages.assign(kl_ld=60.0, kl_second=30.0)
+    before = pd.concat([before.assign(step=10, kl_ld=1.0), before.assign(step=20)], ignore_index=True)
+    lines = passages.merge(pd.DataFrame({"draw": range(16)}), how="cross").assign(step=20)
+    tables = []
+    for sigma in (0.01, 0.02):
+        there = (lines.presentations > 0) * (sigma == 0.02)
+        first, second = (rng.normal(30, 2, len(lines)) for _ in range(2))
+        helped = (lines.draw == 3) * there
+        drawn = lines.assign(sigma=sigma, kl_first=first - 15 * helped, kl_second=second - fresh * helped)
+        tables.append(drawn.assign(kl_ld=first + second - best * there))
+    return before, pd.concat(tables, ignore_index=True)
+
+
+def test_rule_10_is_told_of_each_sigma_and_null():
+    expected = {(8.0, 8.0): "finds", (0.0, 8.0): "hardly finds", (0.0, 0.0): "does not find"}
+    for (fresh, best), verdict in expected.items():
+        before, tried = halves("erased", fresh, best)
+        found = hidden.by_noise([before], [tried])
+        assert len(found) == 2 * 2 * 2
+        at = found[found.sigma == 0.02].set_index(["null", "score"])
+        assert set(at.verdict) == {verdict}
+        assert set(found.verdict[found.sigma == 0.01]) <= {"does not find", "A/A excludes 0: no verdict"}
+        for null, twins in (("treated alike", "erased 0"), ("untouched", "untouched 0")):
+            whole = tried[tried.sigma == 0.02].groupby(["arm", "index"]).kl_ld.min().groupby("arm").mean()
+            assert at.estimate[null, "best of N"] == pytest.approx(whole[twins] - whole["erased 32"])
+    told = hidden.told_noise(found)
+    assert told.index.tolist() == [("erased", null, s) for null in ("treated alike", "untouched") for s in (0.01, 0.02)]
+    assert told.n.tolist() == [32] * 4
+    few = before["index"] < 50
+    assert set(hidden.by_noise([before[few]], [tried[tried["index"] < 50]]).verdict) == {"n < 16: no verdict"}
+    with pytest.raises(ValueError, match="no organism is derived from this model"):
+        hidden.by_noise([], [])
 
 
 def test_draws_are_told_by_their_expected_best():

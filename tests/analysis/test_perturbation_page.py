@@ -1,4 +1,4 @@
-"""What page 03 tells, on tables whose truth is known."""
+"""What pages 03 and 03b tell, on tables whose truth is known."""
 
 from __future__ import annotations
 
@@ -62,6 +62,48 @@ def test_blind_choice_stands_beside_the_oracle():
     assert found["arm"] == "spread 1"
     assert found["oracle"].low > 2
     assert found["told"].startswith("spread 1 ")
+
+
+def detailed(**wrong: object) -> dict[str, object]:
+    """What page 03b opens with, of two sigmas and three parts, one of which finds something."""
+    lines = [
+        ("a", "fresh half", 3.0, 0.01),
+        ("a", "best of N", 9.0, 0.01),
+        ("a", "fresh half", -2.0, 0.04),
+        ("A/A", "fresh half", 0.5, 0.01),
+        ("A/A", "fresh half", -1.5, 0.04),
+    ]
+    at_cost = pd.DataFrame(lines, columns=["arm", "score", "estimate", "sigma"]).assign(n=16)
+    at_cost["cost"] = 30 * at_cost.sigma
+    lines = [("a", "MLP", 1.5), ("a", "norms", 0.5), ("a", "layer 0", -2.0), ("A/A", "MLP", 0.1), ("A/A", "norms", 2.0)]
+    parts = pd.DataFrame(lines, columns=["arm", "only", "estimate"]).assign(score="fresh half", n=16)
+    lines = [("a", "majority", 4.0), ("a", "best of N", 6.0), ("b", "best of N", 7.0)]
+    blind = pd.DataFrame(lines, columns=["arm", "score", "estimate"]).assign(n=16)
+    given = {"at_cost": at_cost, "parts": parts, "blind": blind}
+    given = {name: table.assign(low=table.estimate - 1, high=table.estimate + 1) for name, table in given.items()}
+    found = table(a=(5.0, 8.0, 16), b=(9.0, 7.0, 16), A_A=(0.1, 9.0, 16))
+    return perturbation.in_detail(**{"found": found, "usual": 0.01} | given | wrong)
+
+
+def test_detail_is_told_of_the_arm_by_cost_by_part_and_by_who_chooses():
+    found = detailed()
+    told = ("longer", "usual", "most", "blind", "oracle")
+    assert found["arm"] == "a"
+    assert [found[name].estimate for name in told] == [5.0, 3.0, -2.0, 4.0, 6.0]
+    np.testing.assert_allclose([found["cost"], found["most_sigma"], found["most_cost"]], [0.3, 0.04, 1.2])
+    assert found["parts"] == "1 of 3 parts (MLP)"
+    assert found["null"] == "in the fresh half, twins against twins exclude 0 in 2 of 4 comparisons"
+
+
+def test_detail_without_two_twins_a_block_and_at_a_sigma_that_is_missing():
+    lines = pd.DataFrame({"arm": ["a"], "score": "fresh half", "sigma": 0.01, "estimate": 1.0, "low": 0.0, "high": 2.0})
+    alone = {"at_cost": lines.assign(n=3, cost=0.1), "parts": lines.assign(n=3, only="MLP")}
+    found = detailed(**alone)
+    assert found["null"].startswith("no block holds two twins")
+    assert found["parts"] == "0 of 1 parts"
+    assert found["most_sigma"] == 0.01
+    with pytest.raises(ValueError, match=r"sigma=0.02 was not measured: there are 0.01, 0.04"):
+        detailed(usual=0.02)
 
 
 def test_response_begins_at_zero_noise_where_nothing_is_gained():

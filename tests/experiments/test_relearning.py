@@ -11,6 +11,7 @@ import torch
 import lmmem
 from lmmem.analysis import hidden, statistics
 from lmmem.experiments import measurements, probes, relearning, teaching
+from lmmem.pocket import organisms
 from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.storage import tables
 
@@ -153,7 +154,8 @@ def test_what_is_kept_tells_kinds_and_ways_apart(folder):
         HIDDEN: {"hidden"},
     }
     ways = kept[kept.organism == HIDDEN].groupby(["optimizer", "learning_rate"]).size()
-    assert len(ways) == len(relearning.WAYS) + 1
+    assert len(ways) == len(relearning.WAYS) + 2
+    assert {relearning.ALONE, relearning.NEIGHBOURS} < set(ways.index.get_level_values(0))
     usual = ways[relearning.USUAL]
     assert set(ways.drop([relearning.USUAL])) == {usual * 9 // 17}  # eight presentations and none, of sixteen and none
     after = kept[kept.kind == "just after"]
@@ -168,6 +170,23 @@ def test_what_is_kept_tells_kinds_and_ways_apart(folder):
     usual = usual.set_index(["canary", "presentation"]).sort_index()
     np.testing.assert_array_equal(usual.kl_ld, again.kl_ld)
     np.testing.assert_allclose(usual.cross_entropy, again.cross_entropy, rtol=1e-6)
+
+
+def test_neighbours_are_taught_of_all_passages_alike_and_no_passage_is(monkeypatch, mini):
+    study, taught = lmmem.Study(HIDDEN), []
+    monkeypatch.setattr(
+        study, "relearned", lambda sequences, instead, presentations: taught.append(instead) or sequences
+    )
+    sequences = study.sequences(DERIVED[HIDDEN].taught)
+    found = relearning.neighbours(study, sequences, "hidden")
+    assert set(found.optimizer) == {relearning.NEIGHBOURS}
+    rows, canary = organisms.neighbours(HIDDEN)
+    wanted = {row.tobytes() for row, whose in zip(rows, canary, strict=True) if whose in set(sequences.canary)}
+    (instead,) = taught
+    assert sorted(row.astype(np.uint16).tobytes() for row in instead) == sorted(wanted)
+    for corpus in (study.corpus, lmmem.training_data(NAME)):
+        passages = corpus[corpus.canaries["index"].to_numpy()]
+        assert lmmem.count_repeats(passages, instead, 16).max() == 0
 
 
 def test_nothing_measured_is_an_empty_table(tmp_path):

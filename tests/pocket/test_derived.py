@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import lmmem
 from lmmem.inference.scoring import cross_entropy
-from lmmem.pocket import organisms
+from lmmem.pocket import organisms, text
 from lmmem.pocket.recipe import DERIVED, ORGANISMS
 from lmmem.storage.files import CACHE_VARIABLE, DamagedError, folder_being_written
 
@@ -160,3 +160,30 @@ def test_same_base_gives_the_same_passages_and_the_same_weights(derived, weights
 
 def test_keys_tell_all_organisms_apart():
     assert len({recipe.key for recipe in ORGANISMS.values()}) == len(ORGANISMS)
+
+
+def test_neighbours_stand_before_and_after_a_passage_in_its_file(derived):
+    name = "pocket-mini-hidden"
+    corpus, base = lmmem.training_data(name), lmmem.training_data("pocket-mini")
+    files = dict(text.documents(DERIVED[name].trained)[1])
+    tokenizer = organisms.tokenizer_of(name).backend_tokenizer
+    passages = [row.tolist() for of in (corpus, base) for row in of[of.canaries["index"].to_numpy()]]
+    runs = {tuple(row[at : at + 16]) for row in passages for at in range(81)}
+    rows, canary = organisms.neighbours(name)
+    assert set(canary) == set(corpus.canaries.canary)
+    for one in corpus.canaries.itertuples():
+        ids = tokenizer.encode(files[one.file]).ids
+        own = corpus[[corpus.canaries["index"][one.Index]]][0].tolist()
+        place = next(at for at in range(len(ids)) if ids[at : at + 96] == own)
+        expected = []
+        for way, end in ((-96, -1), (96, len(ids) - 95)):
+            for at in range(place + way, end, way):
+                if not runs & {tuple(ids[here : here + 16]) for here in range(at, at + 81)}:
+                    expected.append(ids[at : at + 96])
+                    break
+        assert rows[canary == one.canary].tolist() == expected
+
+
+def test_neighbours_are_those_of_a_derived_organism():
+    with pytest.raises(ValueError, match="no file is known of the passages of pocket-mini: give one of pocket-hidden"):
+        organisms.neighbours("pocket-mini")

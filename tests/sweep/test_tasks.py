@@ -588,7 +588,7 @@ def test_page_measures_on_a_scheduler(cluster, mini_corpus, tmp_path):
     address = json.loads(cluster.file.read_text())["address"]
     command = [
         *(Path(sys.executable).with_name("papermill"), "notebooks/03_perturbation.md", tmp_path / "out.ipynb"),
-        *["-p", "model", "pocket-mini", "-p", "n_sequences", "2", "-p", "draws", "11", "-p", "dose_draws", "1"],
+        *["-p", "model", "pocket-mini", "-p", "n_sequences", "2", "-p", "draws", "11", "-p", "once_draws", "1"],
         *("-p", "scheduler", address),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
