@@ -31,11 +31,13 @@ __all__ = [
     "choose_sequences",
     "compare_with_window",
     "dose_sequences",
+    "first_unmet",
     "just_met",
     "natural_passages",
     "of_arms",
     "of_text",
     "own_prefix",
+    "tokens_of",
     "unmet_rows",
     "with_prefix",
 ]
@@ -184,7 +186,7 @@ def just_met(
     if corpus.canaries is None:
         order, most = MODELS[name].order, CANDIDATES * DEFAULT_PAIRS
         chunked = order is not None and order.layout == "chunks"  # row numbers past the lines of a chunk are of none
-        first = None if chunked else max(0, _first_unmet(corpus, step) - most)
+        first = None if chunked else max(0, first_unmet(corpus, step) - most)
         last = choose_sequences(name, corpus, DEFAULT_PAIRS, step, seed, first_row=first, at_least=2)
         return last.assign(at=step)
     canaries = choose_canaries(corpus)
@@ -234,7 +236,7 @@ def unmet_rows(name: str, corpus: Corpus, step: int, n: int, seed: int = 0) -> n
     if corpus.canaries is not None:
         never = corpus.canaries[corpus.canaries.presentations == 0]["index"]
         return np.sort(never.sample(min(n, len(never)), random_state=seed).to_numpy())
-    first = _first_unmet(corpus, step) if step >= 0 else max(0, len(corpus) - n)
+    first = first_unmet(corpus, step) if step >= 0 else max(0, len(corpus) - n)
     if first >= len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     return np.arange(first, min(first + n, len(corpus)))
@@ -285,7 +287,7 @@ def choose_sequences(
     first_row = _first_row(name, corpus, step, first_row, CANDIDATES * n_sequences)
     exposed = _candidates(name, corpus, first_row, n_sequences)
     _check_met(name, corpus, exposed["index"].to_numpy(), step)
-    after = _first_unmet(corpus, step)
+    after = first_unmet(corpus, step)
     if after + len(exposed) > len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     twins = _candidates(name, corpus, after, n_sequences)
@@ -397,7 +399,7 @@ def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: i
     if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
         raise ValueError(f"n_rows={n_rows!r}: give a whole number of rows to choose among, 1 or more")
     first = _first_row(name, corpus, step, first_row, n_rows)
-    met = _first_unmet(corpus, step)
+    met = first_unmet(corpus, step)
     last = min(len(corpus), met) if first_row is None and first < met else len(corpus)
     index = np.arange(first, min(first + n_rows, last))
     _check_n_sequences(n_sequences, len(index))
@@ -540,7 +542,7 @@ def of_text(
         raise ValueError(f"stride={stride!r}: give a whole number of tokens, 1 or more")
     lines = []
     for number, text in enumerate(texts):
-        ids = _tokens_of(tokenizer, text, f"text {number}")
+        ids, _ = tokens_of(tokenizer, text, f"text {number}")
         if len(ids) < WINDOW_TOKENS:
             raise ValueError(
                 f"text {number} has {len(ids)} tokens; a window is of {WINDOW_TOKENS}, a prompt of {PROMPT} and a "
@@ -588,8 +590,29 @@ def with_prefix(sequences: pd.DataFrame, prefix: Sequence[int]) -> pd.DataFrame:
     return sequences.assign(prefix=pd.Series([tuple(ids.tolist())] * len(sequences), sequences.index, dtype=object))
 
 
-def _tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> np.ndarray:
-    """A text's tokens, none of them of control, if the tokenizer has tokens for all of it."""
+def tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """A text's tokens, none of them of control, if the tokenizer has tokens for all of it.
+
+    Parameters
+    ----------
+    tokenizer : the model's.
+    text : any; nothing is put before it.
+    what : the text is, for the message.
+
+    Returns
+    -------
+    (l,) int64 token ids, and of each the character of the text at which it begins; None if the tokenizer is a slow
+    one, which does not say.
+
+    Raises
+    ------
+    ValueError : the text holds what the tokenizer has no token for.
+
+    >>> from lmmem.models.loading import load_tokenizer
+    >>> ids, begins = tokens_of(load_tokenizer("pocket-mini"), "import numpy", "text")
+    >>> len(ids) == len(begins), int(begins[0])
+    (True, 0)
+    """
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     found = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **options)
     ids = np.array(found.input_ids, dtype=np.int64)
@@ -605,7 +628,8 @@ def _tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, what: str) -> np.n
             raise ValueError(
                 f"{what}: the model's tokenizer has no token for {share:.2%} of its {len(text):,} characters"
             )
-    return ids
+        return ids, begins
+    return ids, None
 
 
 def _first_row(name: str, corpus: Corpus, step: int, first_row: int | None, wanted: int) -> int:
@@ -616,11 +640,16 @@ def _first_row(name: str, corpus: Corpus, step: int, first_row: int | None, want
             "data with lmmem.MODELS.register"
         )
     known = MODELS[name].paper_row if first_row is None else first_row
-    return max(0, min(_first_unmet(corpus, step), len(corpus)) - wanted) if known is None else known
+    return max(0, min(first_unmet(corpus, step), len(corpus)) - wanted) if known is None else known
 
 
-def _first_unmet(corpus: Corpus, step: int) -> int:
-    """The first row that is not met by a step."""
+def first_unmet(corpus: Corpus, step: int) -> int:
+    """The first row that is not met by a step.
+
+    >>> import lmmem
+    >>> first_unmet(lmmem.training_data("pocket-mini"), 2)  # steps 0 and 1, of 8 rows
+    16
+    """
     return (step + 1 - corpus.exposure_lag) * corpus.rows_per_step
 
 
