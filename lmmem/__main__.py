@@ -6,8 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmmem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEWLINE = "\n"
+SHOWN = 60  # characters of a run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +43,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scan.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     scan.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
     scan.add_argument("--device", help="as torch names it; by default the GPU if there is one")
+    trace = commands.add_parser("trace", help="find where in a model's training data a text comes from")
+    trace.add_argument("model", help="a name of `lmmem models`, an id on the Hub, a folder, or a GGUF file")
+    trace.add_argument("file", help="the text, in UTF-8; - is what is typed or piped")
+    trace.add_argument("--least", type=int, default=16, help="tokens of the shortest run (default 16)")
+    trace.add_argument("--step", type=int, help="rows met by this step (default the paper's, else the last)")
+    trace.add_argument("--first-row", type=int, help="the first row to search")
+    trace.add_argument("--rows", type=int, help="how many rows (default all that lie here, else 20,000)")
+    trace.add_argument("--later", action="store_true", help="also search rows that come after the step, or never")
+    trace.add_argument("--data", help="training data on this machine: rows.npy, or as the model's own")
+    trace.add_argument("--rows-per-step", type=int, help="of training data that the registry does not know")
     given = parser.parse_args(arguments)
+    run = {
+        "models": _models,
+        "results": _results,
+        "verify": lambda: _verify(given),
+        "scan": lambda: _scan(given),
+        "trace": lambda: _trace(given),
+    }
     try:
-        return {"models": _models, "results": _results, "verify": lambda: _verify(given), "scan": lambda: _scan(given)}[
-            given.command
-        ]()
+        return run[given.command]()
     except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2
@@ -102,6 +124,47 @@ def _scan(given: argparse.Namespace) -> int:
         with write_whole(Path(given.html)) as path:
             path.write_text(page, encoding="utf-8")
     return 0
+
+
+def _trace(given: argparse.Namespace) -> int:
+    data = sys.stdin.buffer.read() if given.file == "-" else Path(given.file).read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{given.file} is no text in UTF-8: its byte {error.start} is of none") from None
+    study = lmmem.Study(given.model, given.step, data=given.data, rows_per_step=given.rows_per_step)
+    found = study.trace(text, given.least, first_row=given.first_row, n_rows=given.rows, later=given.later)
+    tokens, covered, run = found.attrs["tokens"], found.attrs["covered"], f"runs of {given.least} tokens or more"
+    print(f"searched: {found.attrs['searched']}")
+    print(f"{run}: {len(found)}, with {covered:,} of the text's {tokens:,} tokens ({covered / tokens:.1%})")
+    if not found.empty:
+        print(_as_read(found, text).to_string(index=False))
+        print(
+            "place: line and character of the text; repeats: rows that share such a run with it; rows, steps: those "
+            "that hold all of it, and when they were met"
+            + ("; crosses: the end of a row has cut it" if found.crosses.any() else "")
+        )
+    return 0
+
+
+def _as_read(found: pd.DataFrame, text: str) -> pd.DataFrame:
+    """The table of a trace as a person reads it: columns that say nothing are left out."""
+    shown = found[["token", "length", "occurrences", "repeats"]].astype(str)
+    if "character" in found:
+        begins = found.character.tolist()
+        shown.insert(
+            0, "place", [f"{text.count(NEWLINE, 0, at) + 1}:{at - text.rfind(NEWLINE, 0, at)}" for at in begins]
+        )
+    shown["rows"] = [", ".join(map(str, rows[:2])) + (f" .. {rows[-1]}" if rows[2:] else "") for rows in found.rows]
+    steps = found[["first_step", "last_step"]].astype(str).itertuples(index=False)
+    shown["steps"] = [first if first == last else f"{first} .. {last}" for first, last in steps]
+    if found.presentations.notna().any():
+        shown["presentations"] = found.presentations.astype(str)
+    if found.crosses.any():
+        shown["crosses"] = found.crosses.map({True: "yes", False: ""})
+    runs = found.run.map(lambda run: repr(run)[1:-1])
+    runs = runs.where(runs.str.len() <= SHOWN, runs.str[:SHOWN] + " ..")
+    return shown.assign(run=runs.str.ljust(runs.str.len().max()))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ USES = {
     "models": {"protocol", "storage", "pocket"},
     "corpora": {"protocol", "storage", "pocket", "models"},
     "experiments": {"protocol", "storage", "measures", "inference", "sweep", "pocket", "models", "corpora"},
-    "__main__": {"", "storage", "experiments"},
+    "__main__": {"", "storage", "experiments", "analysis"},
 }
 WITHOUT_TORCH = ["storage", "measures", "analysis", "sweep", "corpora", "models"]
 ARROWS = [(above, below) for above, uses in USES.items() for below in sorted(uses) if {above, below} <= set(ROOMS)]

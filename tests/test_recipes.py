@@ -25,6 +25,12 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
 
 
+def block_with(word: str, language: str) -> str:
+    """The one of the recipes that has this word."""
+    (block,) = [block for block in blocks(RECIPES, language) if word in block]
+    return block
+
+
 def said_by(code: str) -> str:
     small = code.replace('"pocket"', f'"{NAME}"').replace("n=8", "n=4").replace("step=900", "step=60")
     assert small != code
@@ -34,18 +40,29 @@ def said_by(code: str) -> str:
 
 
 def test_experiment_of_the_recipe_compares_two_sigmas(mini):
-    code, _ = blocks(RECIPES, "python")
-    said = said_by(code)
+    said = said_by(block_with("contrasts", "python"))
     assert re.search(r"0\.01 +spread +16", said)
     assert re.search(r"0\.02 +spread +16", said)
     assert "model pocket-mini, step 120, seed 1" in said
 
 
 def test_text_of_the_recipe_is_asked_about(mini):
-    _, code = blocks(RECIPES, "python")
-    said = said_by(code)
+    said = said_by(block_with("text_sequences", "python"))
     assert re.search(r"text +token +prefix +kl_ld\n0 +0 +0 +\(\) +\d+\n1 +0 +64 +\(\) ", said)
     assert "model pocket-mini, step 120, seed 0" in said
+
+
+def test_text_and_what_a_model_says_are_traced(mini):
+    command = shlex.split(block_with("lmmem trace", "bash").replace("pocket", NAME))
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    searched, summary, head, *lines, _ = done.stdout.splitlines()
+    assert searched == "searched: all 960 rows that pocket-mini has met by step 120"
+    assert summary.startswith(f"runs of 16 tokens or more: {len(lines)}, with ")
+    assert head.split()[:5] == ["place", "token", "length", "occurrences", "repeats"]
+    assert any("Licensed under the Apache License" in line for line in lines)
+    said = said_by(block_with("study.trace", "python"))
+    assert said.count("token") == 8  # a table for each sequence
 
 
 def test_lines_of_the_readme_run_as_they_are_written(mini):
@@ -68,8 +85,7 @@ def mine(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("page", SECTIONS)
 def test_command_of_the_recipe_runs_every_page_on_a_model_of_ones_own(mine, page):
-    (command,) = blocks(RECIPES, "bash")
-    papermill, _, _, *parameters = shlex.split(command)
+    papermill, _, _, *parameters = shlex.split(block_with("papermill", "bash"))
     places = [ROOT / "notebooks" / f"{page}.md", f"{page}.ipynb"]
     command = [Path(sys.executable).with_name(papermill), *places, *parameters]
     done = subprocess.run(command, cwd=mine, capture_output=True, text=True)

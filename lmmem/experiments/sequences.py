@@ -31,6 +31,7 @@ __all__ = [
     "choose_sequences",
     "compare_with_window",
     "dose_sequences",
+    "first_unmet",
     "just_met",
     "natural_passages",
     "of_arms",
@@ -185,7 +186,7 @@ def just_met(
     if corpus.canaries is None:
         order, most = MODELS[name].order, CANDIDATES * DEFAULT_PAIRS
         chunked = order is not None and order.layout == "chunks"  # row numbers past the lines of a chunk are of none
-        first = None if chunked else max(0, _first_unmet(corpus, step) - most)
+        first = None if chunked else max(0, first_unmet(corpus, step) - most)
         last = choose_sequences(name, corpus, DEFAULT_PAIRS, step, seed, first_row=first, at_least=2)
         return last.assign(at=step)
     canaries = choose_canaries(corpus)
@@ -235,7 +236,7 @@ def unmet_rows(name: str, corpus: Corpus, step: int, n: int, seed: int = 0) -> n
     if corpus.canaries is not None:
         never = corpus.canaries[corpus.canaries.presentations == 0]["index"]
         return np.sort(never.sample(min(n, len(never)), random_state=seed).to_numpy())
-    first = _first_unmet(corpus, step) if step >= 0 else max(0, len(corpus) - n)
+    first = first_unmet(corpus, step) if step >= 0 else max(0, len(corpus) - n)
     if first >= len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     return np.arange(first, min(first + n, len(corpus)))
@@ -286,7 +287,7 @@ def choose_sequences(
     first_row = _first_row(name, corpus, step, first_row, CANDIDATES * n_sequences)
     exposed = _candidates(name, corpus, first_row, n_sequences)
     _check_met(name, corpus, exposed["index"].to_numpy(), step)
-    after = _first_unmet(corpus, step)
+    after = first_unmet(corpus, step)
     if after + len(exposed) > len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
     twins = _candidates(name, corpus, after, n_sequences)
@@ -398,7 +399,7 @@ def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: i
     if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
         raise ValueError(f"n_rows={n_rows!r}: give a whole number of rows to choose among, 1 or more")
     first = _first_row(name, corpus, step, first_row, n_rows)
-    met = _first_unmet(corpus, step)
+    met = first_unmet(corpus, step)
     last = min(len(corpus), met) if first_row is None and first < met else len(corpus)
     index = np.arange(first, min(first + n_rows, last))
     _check_n_sequences(n_sequences, len(index))
@@ -636,11 +637,16 @@ def _first_row(name: str, corpus: Corpus, step: int, first_row: int | None, want
             "data with lmmem.MODELS.register"
         )
     known = MODELS[name].paper_row if first_row is None else first_row
-    return max(0, min(_first_unmet(corpus, step), len(corpus)) - wanted) if known is None else known
+    return max(0, min(first_unmet(corpus, step), len(corpus)) - wanted) if known is None else known
 
 
-def _first_unmet(corpus: Corpus, step: int) -> int:
-    """The first row that is not met by a step."""
+def first_unmet(corpus: Corpus, step: int) -> int:
+    """The first row that is not met by a step.
+
+    >>> import lmmem
+    >>> first_unmet(lmmem.training_data("pocket-mini"), 2)  # steps 0 and 1, of 8 rows
+    16
+    """
     return (step + 1 - corpus.exposure_lag) * corpus.rows_per_step
 
 

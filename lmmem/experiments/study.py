@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmmem.corpora.corpus import Corpus, training_data
-from lmmem.experiments import disturbed, extraction, measurements, measuring, scores, teaching
+from lmmem.experiments import disturbed, extraction, measurements, measuring, scores, teaching, tracing
 from lmmem.experiments import scan as scanning
 from lmmem.experiments.sequences import (
     DEFAULT_PAIRS,
@@ -29,11 +29,13 @@ from lmmem.experiments.sequences import (
     just_met,
     natural_passages,
     of_text,
+    tokens_of,
     unmet_rows,
     with_prefix,
 )
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
+from lmmem.measures.runs import LEAST
 from lmmem.models.loading import download_size, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
 from lmmem.pocket.recipe import DERIVED
@@ -904,6 +906,61 @@ class Study:
         duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
         many = f"{len(sequences) * (1 + draws + samples):,} continuations of {CONTINUATION} tokens"
         return f"{many}: about {duration}, if nothing of it has been measured before"
+
+    def trace(
+        self,
+        text: str | ArrayLike,
+        least: int = LEAST,
+        *,
+        first_row: int | None = None,
+        n_rows: int | None = None,
+        later: bool = False,
+    ) -> pd.DataFrame:
+        """Where a text comes from: its longest runs that the training data hold, in which rows, met at which steps.
+
+        Runs are of tokens: at the ends of a text, and where a run begins within a word of the training data, the
+        tokenizer may cut the same letters otherwise.
+
+        Parameters
+        ----------
+        text : a text, or its (l,) token ids: a model's continuation, for instance, as ``keep_tokens=True`` keeps it.
+        least, first_row, n_rows, later : as for :func:`lmmem.experiments.tracing.trace_table`.
+
+        Returns
+        -------
+        One line a run, as that function says, and run (its text); of a text also character (at which it begins).
+
+        Raises
+        ------
+        ValueError : as that function; text for which the tokenizer has no tokens; ids outside its vocabulary; or
+            training data that are not known.
+
+        >>> study = Study("pocket-mini")
+        >>> canary = study.corpus.canaries.query("presentations == 16").iloc[0]
+        >>> found = study.trace(study.corpus[canary["index"]])
+        >>> found[["token", "length", "occurrences", "presentations"]].values.tolist()
+        [[0, 96, 16, 16]]
+        """
+        begins = None
+        if isinstance(text, str):
+            ids, places = tokens_of(self.tokenizer, text)
+            begins = None if places is None else places[:, 0]
+        else:
+            ids, vocabulary = np.asarray(text), self.corpus.vocabulary or len(self.tokenizer)
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise ValueError(f"give a text, or its token ids as one row, not {ids.dtype} of shape {ids.shape}")
+            if ids.size and not 0 <= ids.min() <= ids.max() < vocabulary:
+                raise ValueError(
+                    f"the text holds ids {ids.min()} .. {ids.max()}; the vocabulary of {self.model} is "
+                    f"0 .. {vocabulary - 1}"
+                )
+        options: dict[str, Any] = {"least": least, "first_row": first_row, "n_rows": n_rows, "later": later}
+        table = tracing.trace_table(self.model, self.corpus, ids, self.step, **options)
+        if begins is not None:
+            table.insert(1, "character", begins[table.token.to_numpy()])
+        spans = zip(table.token, table.token + table.length, strict=True)
+        table["run"] = [self.tokenizer.decode(ids[start:stop].tolist()) for start, stop in spans]
+        return table
 
     def provenance(self) -> str:
         """What everything that this study has measured was measured with, in one line."""

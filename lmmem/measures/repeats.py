@@ -10,6 +10,7 @@ window of n tokens a hash, and compares token by token those whose hash belongs 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.sparse import csgraph
 
 from lmmem.measures.tokens import checked_tokens
 
-__all__ = ["NGRAM", "count_repeats", "shared_text"]
+__all__ = ["NGRAM", "WindowSearch", "count_repeats", "read_in_order", "shared_text"]
 
 NGRAM = 30  # tokens; the paper counts rows that share a contiguous run of at least 30
 READ_TOKENS = 2**24  # read at a time
@@ -61,12 +62,9 @@ def count_repeats(queries: ArrayLike, rows: Any, n: int = NGRAM) -> np.ndarray:
     counts = np.zeros(len(queries), dtype=np.int64)
     if not len(queries) or not len(rows):
         return counts
-    search = _Search(checked_tokens(queries, "queries"), n)
-    read, hashed = max(1, READ_TOKENS // width), max(1, CHUNK_TOKENS // width)
-    for first in range(0, len(rows), read):
-        there = checked_tokens(rows[first : min(first + read, len(rows))], "rows")
-        for at in range(0, len(there), hashed):
-            counts += search.count(there[at : at + hashed])
+    search = WindowSearch(checked_tokens(queries, "queries"), n)
+    for _, there in read_in_order(rows, range(len(rows)), width):
+        counts += search.count(there)
     return counts
 
 
@@ -94,18 +92,58 @@ def shared_text(rows: ArrayLike, n: int = NGRAM) -> np.ndarray:
         raise ValueError(f"n={n} does not fit rows of shape {rows.shape}: a run of n tokens needs 1 <= n <= l")
     if not len(rows):
         return np.empty(0, dtype=np.int32)
-    holds = _Search(checked_tokens(rows, "rows"), n).held_by  # window, row
+    holds = WindowSearch(checked_tokens(rows, "rows"), n).held_by  # window, row
     return csgraph.connected_components(holds.T @ holds, directed=False)[1]
 
 
-class _Search:
-    """The queries' windows of n tokens, ready to be looked for."""
+def read_in_order(rows: Any, numbers: range, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows one after another, some at a time: the number of the first, and their tokens.
+
+    Parameters
+    ----------
+    rows : (m, w) token ids, as for :func:`count_repeats`.
+    numbers : which, one after another.
+    width : w.
+
+    Raises
+    ------
+    ValueError : a row holds what is no token id.
+
+    >>> [(first, len(some)) for first, some in read_in_order(np.zeros((9, 4), dtype=int), range(2, 9), 4)]
+    [(2, 7)]
+    """
+    read, hashed = max(1, READ_TOKENS // width), max(1, CHUNK_TOKENS // width)
+    for first in range(numbers.start, numbers.stop, read):
+        there = checked_tokens(rows[first : min(first + read, numbers.stop)], "rows")
+        for at in range(0, len(there), hashed):
+            yield first + at, there[at : at + hashed]
+
+
+class WindowSearch:
+    """The windows of n tokens of queries, ready to be looked for in rows, and compared token by token.
+
+    Parameters
+    ----------
+    queries : (q, l) token ids.
+    n : tokens of a window, 1 .. l.
+
+    Attributes
+    ----------
+    window : (q * (l - n + 1),) int64, of each window of each query, in order, its number: equal windows have one.
+    windows : how many different ones there are.
+
+    >>> search = WindowSearch(np.array([[1, 2, 3, 1, 2]]), 2)
+    >>> search.window.tolist(), search.windows
+    ([0, 1, 2, 0], 3)
+    >>> [found.tolist() for found in search.find(np.array([[9, 1, 2], [2, 3, 1]]))]
+    [[0, 1, 1], [1, 0, 1], [0, 1, 2]]
+    """
 
     def __init__(self, queries: np.ndarray, n: int) -> None:
         self.tokens, self.n = queries.ravel(), n
         q, per_query = len(queries), queries.shape[1] - n + 1
         starts = (np.arange(q)[:, None] * queries.shape[1] + np.arange(per_query)).ravel()
-        hashes, window = _hashes(queries, n).ravel(), np.empty(len(starts), np.int64)
+        hashes, self.window = _hashes(queries, n).ravel(), np.empty(len(starts), np.int64)
         # Different windows of one hash are in different layers: nearly always there is one layer.
         self.layers: list[tuple[int, np.ndarray, np.ndarray]] = []  # its first window, its hashes, ascending, starts
         left, self.windows = np.arange(len(starts)), 0
@@ -113,31 +151,37 @@ class _Search:
             known, first, place = np.unique(hashes[left], return_index=True, return_inverse=True)
             begin = starts[left[first]]
             same = _same(self.tokens, starts[left], self.tokens, begin[place], n)
-            window[left[same]] = self.windows + place[same]
+            self.window[left[same]] = self.windows + place[same]
             self.layers.append((self.windows, known, begin))
             left, self.windows = left[~same], self.windows + len(known)
         query = np.arange(len(starts)) // per_query
         shape = self.windows, q
-        self.held_by = sparse.csr_array((np.ones(len(window), np.int32), (window, query)), shape=shape)  # window, query
+        ones = np.ones(len(query), np.int32)
+        self.held_by = sparse.csr_array((ones, (self.window, query)), shape=shape)  # window, query
         bits = min(27, max(10, int(16 * self.windows).bit_length()))
         self.shift = np.uint64(64 - bits)
         self.seen = np.zeros(2**bits, dtype=bool)  # a first, coarse answer to whether a hash is among them
         self.seen[hashes >> self.shift] = True
 
-    def count(self, rows: np.ndarray) -> np.ndarray:
-        """For each query, how many of these rows share a window with it: (q,) int64."""
+    def find(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where these rows (m, w) hold a window: row, offset and number of the window, ordered by row and offset."""
         hashes = _hashes(rows, self.n)
         row, offset = np.nonzero(self.seen[hashes >> self.shift])
         wanted, tokens, found = hashes[row, offset], rows.ravel(), []
         for before, known, starts in self.layers:
             place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
             alike = np.flatnonzero(known[place] == wanted)
-            at, place = row[alike], place[alike]
-            same = _same(tokens, at * rows.shape[1] + offset[alike], self.tokens, starts[place], self.n)
-            found.append((at[same], before + place[same]))
-        where = tuple(np.concatenate(side) for side in zip(*found, strict=True))
-        ones = np.ones(len(where[0]), np.int32)
-        holds = sparse.csr_array((ones, where), shape=(len(rows), self.windows))  # row, window
+            place = place[alike]
+            same = _same(tokens, row[alike] * rows.shape[1] + offset[alike], self.tokens, starts[place], self.n)
+            found.append((alike[same], before + place[same]))
+        at, window = (np.concatenate(side) for side in zip(*found, strict=True))
+        order = np.argsort(at)
+        return row[at[order]], offset[at[order]], window[order]
+
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """For each query, how many of these rows share a window with it: (q,) int64."""
+        row, _, window = self.find(rows)
+        holds = sparse.csr_array((np.ones(len(row), np.int32), (row, window)), shape=(len(rows), self.windows))
         return np.bincount((holds @ self.held_by).indices, minlength=self.held_by.shape[1])
 
 
