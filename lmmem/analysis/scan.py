@@ -258,7 +258,7 @@ def summary(scan: Scanned) -> dict[str, str]:
         said["longest"] = "Not one token is recited."
     named = found(windows, control, chosen=scan.chosen)
     apart = scan.chosen or fits(windows, control)
-    how = "" if apart else ", by their words alone, as the control is not of the text's kind"
+    how = "" if apart else ", by their words alone, as the text as a whole is likelier than the control"
     said["found"] = f"Found are {int(named.sum()):,} of {len(windows):,} windows{how}."
     loss = f"{windows.cross_entropy.mean():.2f} nats per token, of the control {control.cross_entropy.mean():.2f}"
     said["loss"] = f"The mean loss of the text is {loss}."
