@@ -12,12 +12,12 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lmmem.analysis.prose import MINUS
+from lmmem.analysis.scan import runs
 from lmmem.analysis.statistics import check_columns
 from lmmem.protocol import CONTINUATION, PROMPT
 
@@ -29,7 +29,7 @@ COLUMNS = [
 ]
 WHOLE_NUMBERS = ["index", "text", "token", "begin", "end", "prompt_begin", "recited", "matches"]
 NUMBERS = [*WHOLE_NUMBERS, "cross_entropy", "log_prob", "z_complexity"]
-RUN = 8  # tokens of a run that opens
+OPENS = 8  # tokens that a window recites at least to open
 NEAR = 8  # kl-LD of a continuation that is nearly verbatim, however soon it is wrong
 AT_ONCE = 50_000  # characters of all texts together that are shown without gaps
 OPENED = 1_000_000  # bytes of windows that open, with the text around them
@@ -38,8 +38,8 @@ ALL_CELLS = 4_000  # of all strips of a page
 TEXTS = 24  # strips of a page
 ROWS = 20  # of a table
 SNIPPET = 60  # characters of a run in the table
-# Shades, by the tokens of the run: 1, 8, 16, 32, 64 or more. Each has a kind of underline of its own.
-SHADES = (1, RUN, 16, 32, CONTINUATION)
+# Shades, by tokens recited: 1, 8, 16, 32 or more, and 64. Each has a kind of underline of its own.
+SHADES = (1, OPENS, 16, 32, CONTINUATION)
 LIGHT = {
     **{"paper": "#ffffff", "ink": "#1b1f24", "faint": "#57606a", "line": "#d0d7de", "panel": "#f6f8fa"},
     **{"link": "#0a58b0", "mark": "#cfe3ff", "edge": "#0a58b0", "area": "#6e7781"},
@@ -90,11 +90,11 @@ a { color: var(--link) }
 .gap { font-style: italic }
 .key { white-space: nowrap; padding: 0 .25em }
 .strip { display: block; overflow: visible }
-.text, code { font: .875rem/1.7 ui-monospace, monospace; overflow-wrap: anywhere }
+.text, code { font: .875rem/1.8 ui-monospace, monospace; overflow-wrap: anywhere }
 .text { white-space: pre-wrap; unicode-bidi: isolate; tab-size: 4 }
 .whole { padding: .75rem; border: 1px solid var(--line); border-radius: 4px }
-.r1, .r2, .r3, .r4, .r5 { color: var(--ink); text-underline-offset: .2em; text-decoration-skip-ink: none;
-  print-color-adjust: exact; -webkit-print-color-adjust: exact }
+.r1, .r2, .r3, .r4, .r5 { color: var(--ink); padding-block: .2em; text-underline-offset: .35em;
+  text-decoration-skip-ink: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 .r1 { background: var(--r1); text-decoration: underline dotted 1px var(--e1) }
 .r2 { background: var(--r2); text-decoration: underline dashed 1px var(--e2) }
 .r3 { background: var(--r3); text-decoration: underline solid 1px var(--e3) }
@@ -146,8 +146,8 @@ def strip(windows: pd.DataFrame, texts: Sequence[str]) -> Drawing:
     Returns
     -------
     A drawing on white, a file of its own too; the tokens of the text run from left to right, in at most 1,000 cells.
-    A bar is the longest run recited of the windows that begin in a cell (0 to 64 tokens, by height and by shade), the
-    area below it is their mean cross-entropy (nats a token).
+    A bar is the most that a window recites whose continuation begins in its cell (0 to 64 tokens, by height and by
+    shade), the area below it is their mean cross-entropy (nats a token).
 
     Raises
     ------
@@ -174,10 +174,10 @@ def report(
 ) -> str:
     """A page that shows what of texts a model recites: summary, strip, longest runs, and the text itself.
 
-    Each character is shaded by the longest run recited that covers it: it lies within the first `recited` tokens of a
-    window's continuation. A run of 8 tokens or more opens, by a click or by Enter, to the window that recites it. The
-    page has at most about 2 MB: of longer texts it shows what lies around such windows, the longest runs first, and
-    says what is left out.
+    Each character is shaded by the most that a window recites which covers it: it lies within the first `recited`
+    tokens of the window's continuation. Where these are 8 or more it opens, by a click or by Enter, to that window. The
+    page has at most about 2 MB: of longer texts it shows what lies around windows that open, those first that recite
+    the most, and says what is left out.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def report(
         _strips(found, len(texts), lambda name: f"var(--{name})", targets, ""),
         _legend(found, len(texts)),
         "<h2>Longest runs</h2>",
-        _table(found, texts, targets),
+        _table(windows, found, texts, targets),
         _near(found, texts, owners),
         "<h2>The text</h2>",
         _texts(found, texts, owners, panels),
@@ -310,24 +310,24 @@ def _escaped(text: str) -> str:
 
 
 def _owners(windows: Sequence[_Window], texts: Sequence[str]) -> list[np.ndarray]:
-    """Of each character of each text the window that recites it in the longest run, -1 where none does.
+    """Of each character of each text the window that recites the most of those that recite it; -1 where none does.
 
-    Among runs of one length those that lie beside each other come first, so that few windows own many characters.
+    Among equals those that lie beside each other come first, so that few windows own many characters.
     """
     owners = [np.full(len(text), -1) for text in texts]
     numbers = [number for number, window in enumerate(windows) if window.recited]
-    longest_first = sorted(numbers, key=lambda number: -windows[number].recited)
-    for _, alike in itertools.groupby(longest_first, key=lambda number: windows[number].recited):
-        runs = list(alike)
+    most_first = sorted(numbers, key=lambda number: -windows[number].recited)
+    for _, alike in itertools.groupby(most_first, key=lambda number: windows[number].recited):
+        equals = list(alike)
         beside: list[int] = []
-        for number in runs:
+        for number in equals:
             last = windows[beside[-1]] if beside else None
             if last is None or last.text != windows[number].text or windows[number].begin >= last.until:
                 beside.append(number)
-        for number in [*beside, *reversed(runs)]:
+        for number in [*beside, *reversed(equals)]:
             window = windows[number]
-            run = owners[window.text][window.begin : window.until]  # a view
-            run[run < 0] = number
+            recited = owners[window.text][window.begin : window.until]  # a view
+            recited[recited < 0] = number
     return owners
 
 
@@ -339,17 +339,17 @@ def _shade(recited: int) -> int:
 # The windows that open.
 
 
-def _own_runs(windows: Sequence[_Window], owners: Sequence[np.ndarray]) -> list[int]:
-    """Windows with a run of 8 tokens or more that own a character, the longest first."""
+def _openable(windows: Sequence[_Window], owners: Sequence[np.ndarray]) -> list[int]:
+    """Windows that recite 8 tokens or more and own a character, those first that recite the most."""
     own = sorted({int(number) for owner in owners for number in np.unique(owner)} - {-1})
-    return sorted((n for n in own if windows[n].recited >= RUN), key=lambda n: -windows[n].recited)
+    return sorted((n for n in own if windows[n].recited >= OPENS), key=lambda n: -windows[n].recited)
 
 
 def _panels(windows: Sequence[_Window], texts: Sequence[str], owners: Sequence[np.ndarray]) -> dict[int, str]:
-    """What opens, by the number of its window: longest runs first, as many as the page may hold."""
+    """What opens, by the number of its window, as much as the page may hold."""
     found: dict[int, str] = {}
     left = OPENED
-    for number in _own_runs(windows, owners):
+    for number in _openable(windows, owners):
         window = windows[number]
         panel = _panel(window, texts[window.text])
         around = _escaped(texts[window.text][window.prompt_begin : window.end])
@@ -411,10 +411,10 @@ def _probability(log_prob: float) -> str:
 
 
 def _targets(windows: Sequence[_Window], owners: Sequence[np.ndarray], panels: Mapping[int, str]) -> dict[int, str]:
-    """Where on the page the run of each window begins, for those where something opens."""
+    """The place on the page where the continuation of each window begins, for those where something opens."""
     found = {}
     for number, window in enumerate(windows):
-        if window.recited >= RUN and window.until > window.begin:
+        if window.recited >= OPENS and window.until > window.begin:
             owner = int(owners[window.text][window.begin])
             if owner in panels:
                 found[number] = f"#w{windows[owner].index}"
@@ -432,7 +432,7 @@ def _top(windows: Sequence[_Window]) -> int:
 def _strips(
     windows: Sequence[_Window], n_texts: int, paint: Callable[[str], str], targets: Mapping[int, str], space: str
 ) -> str:
-    """All strips below each other, those of the longest runs if there are many."""
+    """All strips below each other; if there are many, those of which the most is recited."""
     of_text: dict[int, list[int]] = {}
     for number, window in enumerate(windows):
         of_text.setdefault(window.text, []).append(number)
@@ -447,12 +447,12 @@ def _strips(
     ]
     rest, height = n_texts - len(chosen), DOCUMENT * len(chosen)
     if rest:
-        shorter = "too short for a window" if len(chosen) == len(of_text) else "none with longer runs"
+        shorter = "too short for a window" if len(chosen) == len(of_text) else "none recited further"
         drawn.append(_label(0, height + LABEL, f"{_counted(rest, 'text')} not drawn, {shorter}", paint))
         height += 2 * LABEL
     return (
         f'<svg{space} class="strip" width="100%" height="{height}" font-family="system-ui, sans-serif" font-size="12" '
-        f'shape-rendering="crispEdges" role="group" aria-label="Runs recited, over the text">'
+        f'shape-rendering="crispEdges" role="group" aria-label="Tokens recited, over the text">'
         f'<rect width="100%" height="100%" style="fill:{paint("paper")}"/>{"".join(drawn)}</svg>'
     )
 
@@ -477,7 +477,7 @@ def _document(
     nats = [sum(windows[number].cross_entropy for number in cell) / len(cell) for cell in inside]
     steps = "".join(f"V{100 - 100 * value / top:.0f}H{cell}" for cell, value in enumerate(nats, 1))
     longest = windows[max(best, key=lambda number: windows[number].recited)]
-    found = f"longest run {_counted(longest.recited, 'token')} at token {longest.first:,}"
+    found = f"{_counted(longest.recited, 'token')} recited at token {longest.first:,}"
     first, last = windows[numbers[0]].first, windows[numbers[-1]].first
     inner = f'width="100%" preserveAspectRatio="none" viewBox="0 0 {cells}'
     foot = LABEL + PLOT
@@ -497,7 +497,7 @@ def _document(
 def _bar(window: _Window, cell: int, cells: int, paint: Callable[[str], str], place: str | None) -> str:
     height = window.recited
     fill = f'style="fill:{paint(f"e{_shade(height)}")}"' if height else ""
-    if height < RUN:
+    if height < OPENS:
         return f'<path d="M{cell} {CONTINUATION}v-{height}h1v{height}z" {fill}/>' if height else ""
     width = max(1.0, cells / LEAST_WIDTH)
     x = min(max(0.0, cell + 0.5 - width / 2), cells - width)
@@ -522,14 +522,12 @@ def _counted(number: int, noun: str) -> str:
 def _nothing(windows: Sequence[_Window]) -> str:
     """What must not be overlooked: that there is nothing."""
     most = max((window.recited for window in windows), default=0)
-    if most >= RUN:
+    if most >= OPENS:
         return ""
     if not windows:
         told = "No window was read: nothing can be said of these texts."
     elif most:
-        told = (
-            f"No run of {RUN} tokens or more was recited; the longest of {_counted(len(windows), 'window')} has {most}."
-        )
+        told = f"None of {_counted(len(windows), 'window')} recites {OPENS} tokens or more: {most} at most."
     else:
         told = f"Nothing was recited: in none of {_counted(len(windows), 'window')} does the model say the first token."
     return f'<p class="summary">{told}</p>'
@@ -541,8 +539,8 @@ def _legend(windows: Sequence[_Window], n_texts: int) -> str:
     shades = " ".join(f'<span class="key r{shade}">{key}</span>' for shade, key in enumerate(keys, 1))
     return (
         f'<p class="faint">{_counted(len(windows), "window")} of {PROMPT} tokens of prompt and {CONTINUATION} of '
-        f"continuation, in {_counted(n_texts, 'text')}. Bars: tokens recited, the longest run of the windows whose "
-        f"continuations begin there (the top is {CONTINUATION}). Area: their mean cross-entropy (the top is "
+        f"continuation, in {_counted(n_texts, 'text')}. Bars: tokens recited, the most by a window whose "
+        f"continuation begins there (the top is {CONTINUATION}). Area: their mean cross-entropy (the top is "
         f"{_top(windows)} nats a token). Numbers: tokens of the text. Shades and underlines, of the text below too, "
         f"by tokens recited: {shades}</p>"
     )
@@ -555,66 +553,40 @@ def _style() -> str:
     return f":root {{ color-scheme: light dark; {light} }}\n{scheme} {{ :root {{ {dark} }} }}{STYLE}"
 
 
-class _Stretch(NamedTuple):
-    """Runs that touch or overlap, as one: the number of its longest, and where it lies."""
-
-    longest: int
-    begin: int
-    until: int
-    first: int
-    last: int
-
-
-def _stretches(windows: Sequence[_Window], least: int) -> list[_Stretch]:
-    """Where runs of that many tokens or more lie, the longest first."""
-    found: list[_Stretch] = []
-    for number, window in enumerate(windows):
-        if window.recited < least:
-            continue
-        here = _Stretch(number, window.begin, window.until, window.first, window.first + window.recited)
-        before = found[-1] if found else None
-        if before is None or windows[before.longest].text != window.text or window.begin > before.until:
-            found.append(here)
-            continue
-        longest = number if window.recited > windows[before.longest].recited else before.longest
-        until, last = max(before.until, here.until), max(before.last, here.last)
-        found[-1] = _Stretch(longest, before.begin, until, before.first, last)
-    return sorted(found, key=lambda one: (-windows[one.longest].recited, one.first - one.last))
-
-
-def _table(windows: Sequence[_Window], texts: Sequence[str], targets: Mapping[int, str]) -> str:
-    least = RUN if any(window.recited >= RUN for window in windows) else 1
-    stretches = _stretches(windows, least)
-    if not stretches:
+def _table(table: pd.DataFrame, windows: Sequence[_Window], texts: Sequence[str], targets: Mapping[int, str]) -> str:
+    least = OPENS if any(window.recited >= OPENS for window in windows) else 1
+    longest = runs(table, least)
+    if not len(longest):
         return "<p>There is none.</p>"
+    numbers = {window.index: number for number, window in enumerate(windows)}
     rows = []
-    for stretch in stretches[:ROWS]:
-        window = windows[stretch.longest]
-        place = f"text {window.text}, token {stretch.first:,}"
-        if stretch.longest in targets:
-            place = f'<a href="{targets[stretch.longest]}">{place}</a>'
-        begins = " ".join(_clean(texts[window.text][stretch.begin : stretch.until][:SNIPPET]).split())
+    for run in longest.head(ROWS).to_dict("records"):
+        number = numbers[run["index"]]
+        window = windows[number]
+        place = f"text {window.text}, token {run['token']:,}"
+        place = f'<a href="{targets[number]}">{place}</a>' if number in targets else place
+        begins = " ".join(_clean(texts[window.text][run["begin"] : run["end"]][:SNIPPET]).split())
         rows.append(
-            f"<tr><td>{window.recited}</td><td>{stretch.last - stretch.first:,}</td>"
+            f"<tr><td>{run['tokens']:,}</td><td>{window.recited}</td>"
             f'<td class="wide">{place}<br><code>{html.escape(begins)}</code></td>'
             f"<td>{'' if window.kl_ld is None else window.kl_ld}</td><td>{window.cross_entropy:.2f}</td>"
             f"<td>{_probability(window.log_prob)}</td></tr>"
         )
-    names = ["recited", "in a row", "where it begins", "kl-LD", "nats", "probability"]
+    names = ["tokens", "at once", "where it begins", "kl-LD", "nats", "probability"]
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    rest = len(stretches) - len(rows)
+    rest = len(longest) - len(rows)
     return (
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f'<p class="faint">Recited: tokens of the longest run of one window, of {CONTINUATION}; kl-LD (tokens), nats a '
-        "token and the probability of a sample that is the same word for word are that window's. In a row: tokens that "
-        f"runs of {_counted(least, 'token')} or more cover without a gap.{f' {rest:,} more not listed.' * bool(rest)}"
-        "</p>"
+        f'<p class="faint">A run: what windows recite, those of {_counted(least, "token")} or more, put together where '
+        f"they touch. At once: the most that one of its windows recites, of {CONTINUATION}; kl-LD (tokens), nats a "
+        "token and the probability of a sample that is the same word for word are that window's."
+        f"{f' {rest:,} more not listed.' * bool(rest)}</p>"
     )
 
 
 def _near(windows: Sequence[_Window], texts: Sequence[str], owners: Sequence[np.ndarray]) -> str:
-    """Windows that are nearly verbatim and lie apart from all runs that open."""
-    long = np.array([*(window.recited >= RUN for window in windows), False])  # the last is of -1, none
+    """Windows that are nearly verbatim and lie apart from all that open."""
+    long = np.array([*(window.recited >= OPENS for window in windows), False])  # the last is of -1, none
     near = [
         window
         for window in windows
@@ -633,8 +605,8 @@ def _near(windows: Sequence[_Window], texts: Sequence[str], owners: Sequence[np.
             opened.append(f'<details id="w{window.index}"><summary>{told}</summary>{panel}</details>')
     rest = len(near) - len(opened)
     return (
-        f"<h2>Nearly verbatim, in no long run</h2><p>{_counted(len(near), 'window')} with a kl-LD of {NEAR} or less, "
-        f"apart from all runs of {RUN} tokens.{f' {rest:,} more not listed.' * bool(rest)}</p>{''.join(opened)}"
+        f"<h2>Nearly verbatim, apart from these</h2><p>{_counted(len(near), 'window')} with a kl-LD of {NEAR} or less, "
+        f"apart from all {OPENS} tokens recited.{f' {rest:,} more not listed.' * bool(rest)}</p>{''.join(opened)}"
     )
 
 
@@ -662,21 +634,21 @@ def _texts(
         parts.append(f"<h3>text {number}{nothing}</h3>")
         edges = [0, *itertools.chain(*pieces), len(text)]
         inside = np.split(recited, np.searchsorted(begins, edges[1:-1]))  # of a gap, a piece, a gap ..
-        for place, ((begin, end), runs) in enumerate(zip(itertools.pairwise(edges), inside, strict=True)):
+        for place, ((begin, end), most) in enumerate(zip(itertools.pairwise(edges), inside, strict=True)):
             if place % 2:
-                shown += len(runs)
+                shown += len(most)
                 parts.append(_piece(windows, text, owners[number], begin, end, panels))
             elif begin < end:
-                parts.append(_gap(end - begin, runs))
-    long = sum(window.recited >= RUN for window in windows)
-    own = len(_own_runs(windows, owners))
-    told = [f"{long:,} of {_counted(len(windows), 'window')} recite {RUN} tokens or more."]
+                parts.append(_gap(end - begin, most))
+    long = sum(window.recited >= OPENS for window in windows)
+    own = len(_openable(windows, owners))
+    told = [f"{long:,} of {_counted(len(windows), 'window')} recite {OPENS} tokens or more."]
     if long:
         told.append(f"{len(panels):,} of them open, by a click or by Enter.")
     if long > own:
-        told.append(f"{long - own:,} lie within runs that are as long or longer.")
+        told.append(f"{long - own:,} lie within what others recite.")
     if own > len(panels):
-        told.append(f"{own - len(panels):,} do not open, for want of space: no run that does is shorter than theirs.")
+        told.append(f"{own - len(panels):,} do not open, for want of space: those that recite the least.")
     if not at_once:
         told.append(f"The text is shown around those that open; {_counted(len(windows) - shown, 'window')} left out.")
     return "\n".join([f"<p>{' '.join(told)}</p>", *parts])
@@ -692,7 +664,7 @@ def _pieces(opened: Sequence[_Window]) -> list[tuple[int, int]]:
 
 
 def _gap(characters: int, recited: np.ndarray) -> str:
-    most = f", {_counted(len(recited), 'window')} whose longest run is {recited.max()}" if len(recited) else ""
+    most = f", {_counted(len(recited), 'window')} that recite {recited.max()} at most" if len(recited) else ""
     return f'<p class="gap">{_counted(characters, "character")} left out{most}</p>'
 
 
@@ -704,7 +676,7 @@ def _piece(
     end: int,
     panels: Mapping[int, str],
 ) -> str:
-    """A part of a text, shaded. What a window owns is of one piece, since no run lies within a shorter one."""
+    """A part of a text, shaded. What a window owns is in one piece: none that recites more lies within it."""
     clean = _clean(text[begin:end])
     edges = [0, *(1 + np.flatnonzero(np.diff(owner[begin:end]))), end - begin]
     shown = []

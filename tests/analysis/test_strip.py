@@ -114,7 +114,7 @@ def page_of(windows: pd.DataFrame, texts: Sequence[str], **options) -> Page:
     return Page(report(windows, texts, **{"title": "A scan", "summary": ["What was found."]} | options))
 
 
-def longest_run_over_each_character(windows: pd.DataFrame, texts: Sequence[str]) -> list[list[int]]:
+def most_recited_over_each_character(windows: pd.DataFrame, texts: Sequence[str]) -> list[list[int]]:
     """The same by a plain loop."""
     covered = [[0] * len(text) for text in texts]
     for line in windows.to_dict("records"):
@@ -129,7 +129,7 @@ def shade_of(recited: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_characters_are_shaded_by_the_longest_run_over_them(seed):
+def test_characters_are_shaded_by_the_most_that_a_window_over_them_recites(seed):
     documents = [words(400, seed), words(150, seed + 100)]
     texts = ["".join(tokens) for tokens in documents]
     windows = table(documents)
@@ -139,7 +139,7 @@ def test_characters_are_shaded_by_the_longest_run_over_them(seed):
     )
     page = page_of(windows, texts)
     assert ["".join(letter for letter, _ in text) for text in page.texts] == texts
-    covered = longest_run_over_each_character(windows, texts)
+    covered = most_recited_over_each_character(windows, texts)
     assert [[shade for _, shade in text] for text in page.texts] == [list(map(shade_of, text)) for text in covered]
     assert any(map(any, covered))
 
@@ -153,7 +153,7 @@ def test_lines_of_the_table_may_come_in_any_order_and_with_any_labels():
     assert report(mixed, texts, **options) == report(windows, texts, **options)
 
 
-def test_every_run_opens_once_and_every_link_has_its_place():
+def test_everything_that_opens_does_so_once_and_every_link_has_its_place():
     documents = [words(600), words(200, 1)]
     texts = ["".join(tokens) for tokens in documents]
     page = page_of(table(documents, [[(100, 300), (400, 410)], [(50, 70)]]), texts)
@@ -212,27 +212,27 @@ def test_probabilities_are_told_as_people_say_them(log_prob, said):
     assert f"<dt>probability, word for word</dt><dd>{said}</dd>" in html
 
 
-def stretches(windows: pd.DataFrame, texts: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The table of a page: tokens recited and in a row, and where."""
+def listed(windows: pd.DataFrame, texts: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The table of a page: tokens of runs, tokens at once, and where."""
     html = report(windows, texts, title="", summary=[])
     return re.findall(r"<tr><td>(\d+)</td><td>(\d+)</td><td class=\"wide\"><a href=\"#w\d+\">(.*?)</a>", html)
 
 
-def test_stretch_in_a_row_reaches_from_its_first_to_its_last_token_within_its_text():
+def test_table_has_the_longest_runs_first():
     documents = [words(600), words(200, 1)]
     windows = table(documents, [[(104, 301), (400, 440)], [(64, 80)]])
-    assert stretches(windows, ["".join(tokens) for tokens in documents]) == [
-        ("64", "197", "text 0, token 104"),
+    assert listed(windows, ["".join(tokens) for tokens in documents]) == [
+        ("197", "64", "text 0, token 104"),
         ("40", "40", "text 0, token 400"),
         ("16", "16", "text 1, token 64"),
     ]
 
 
-def test_runs_that_touch_are_in_a_row_and_runs_apart_are_not():
+def test_table_puts_together_what_opens_and_nothing_else():
     tokens = words(200)
-    windows = table([tokens]).assign(recited=[8, 11, *[0] * 3, 9, *[0] * 8])  # at tokens 32, 40 and 72
-    found = stretches(windows, ["".join(tokens)])
-    assert found == [("11", "19", "text 0, token 32"), ("9", "9", "text 0, token 72")]
+    windows = table([tokens]).assign(recited=[8, 11, 7, 0, 0, 9, *[0] * 8])  # at tokens 32, 40, 48 and 72
+    found = listed(windows, ["".join(tokens)])
+    assert found == [("19", "11", "text 0, token 32"), ("9", "9", "text 0, token 72")]
 
 
 HOSTILE = "</summary></div><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'`\x00\x0b\r\n\uffff--></style>"
@@ -292,18 +292,18 @@ def test_text_of_which_nothing_is_recited_says_so():
     assert one.text.count("text 1: nothing was recited") == 0
 
 
-def test_short_runs_alone_are_listed_and_do_not_open():
+def test_few_tokens_alone_are_listed_and_do_not_open():
     tokens = words(300)
     page = page_of(table([tokens], [[(72, 77)]]), ["".join(tokens)])
-    assert "No run of 8 tokens or more was recited; the longest of 26 windows has 5." in page.text
+    assert "None of 26 windows recites 8 tokens or more: 5 at most." in page.text
     assert "text 0, token 72" in page.text
     assert not {"details", "a"} & set(page.tags)
 
 
-def test_nearly_verbatim_window_without_a_long_run_opens_apart():
+def test_nearly_verbatim_window_apart_from_all_others_opens_too():
     tokens = words(300)
     windows = table([tokens], [[(60, 100)]])
-    windows.loc[[1, 20], "kl_ld"] = 3  # the first overlaps the run, the other is apart from it
+    windows.loc[[1, 20], "kl_ld"] = 3  # the first overlaps what is recited, the other is apart from it
     windows.loc[[1, 20], "said"] = "something like it"
     page = page_of(windows, ["".join(tokens)])
     assert "1 window with a kl-LD of 8 or less" in page.text
@@ -311,7 +311,7 @@ def test_nearly_verbatim_window_without_a_long_run_opens_apart():
     assert "w20" in page.ids
 
 
-def test_long_text_is_shown_around_runs_and_the_rest_is_counted():
+def test_long_text_is_shown_around_what_opens_and_the_rest_is_counted():
     tokens = words(20_000)
     text = "".join(tokens)
     windows = table([tokens], [[(0, 40), (5_000, 5_100), (12_000, 12_009)]])
@@ -322,7 +322,7 @@ def test_long_text_is_shown_around_runs_and_the_rest_is_counted():
     assert all(text[line.prompt_begin : line.end] in "".join(pieces) for line in opened.itertuples())
     left = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) characters? left out", page.text)]
     assert sum(left) + sum(map(len, pieces)) == len(text)
-    out = [int(n.replace(",", "")) for n in re.findall(r"left out, ([\d,]+) windows? whose longest run", page.text)]
+    out = [int(n.replace(",", "")) for n in re.findall(r"left out, ([\d,]+) windows? that recite", page.text)]
     told = re.search(r"around those that open; ([\d,]+) windows left out", page.text)
     assert sum(out) == int(told[1].replace(",", "")) > 2_000
 
@@ -367,7 +367,7 @@ def test_page_of_many_texts_stays_below_two_megabytes():
     html = report(windows, texts, title="", summary=[])
     assert len(html.encode()) < 2_000_000
     page = Page(html)
-    assert "1,976 texts not drawn, none with longer runs" in page.text
+    assert "1,976 texts not drawn, none recited further" in page.text
     assert len(set(page.ids)) == len(page.ids)
 
 
@@ -380,7 +380,7 @@ def test_strips_of_many_long_texts_stay_below_two_megabytes():
     assert html.count("<title>token") == 24 * (4_000 // 24)
 
 
-def test_strip_has_at_most_a_thousand_cells_of_the_longest_run_in_each():
+def test_strip_has_at_most_a_thousand_cells_of_the_most_recited_in_each():
     tokens = ["word "] * 20_000
     windows = table([tokens])
     rng = np.random.default_rng(0)
@@ -401,7 +401,7 @@ def test_places_in_a_strip_are_tokens_of_the_text_where_continuations_begin():
     tokens = words(2_000)
     drawn = strip(table([tokens], [[(1_000, 1_064)]]), ["".join(tokens)])
     labels = [text for text in re.findall(r"<text [^>]*>(.*?)</text>", drawn)]
-    assert labels == ["text 0: longest run 64 tokens at token 1,000", "32", "984", "1,936"]
+    assert labels == ["text 0: 64 tokens recited at token 1,000", "32", "984", "1,936"]
     assert "<title>token 1,000: 64 tokens recited</title>" in drawn
 
 
@@ -512,7 +512,7 @@ def page_file(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("key", ["click", "Enter", "Space"])
-def test_run_opens_where_it_stands_and_closes_again(browser, page_file, key):
+def test_window_opens_where_it_stands_and_closes_again(browser, page_file, key):
     tab = browser.new_page()
     tab.goto(page_file.as_uri())
     runs = tab.locator(".whole details")
@@ -529,7 +529,7 @@ def test_run_opens_where_it_stands_and_closes_again(browser, page_file, key):
     tab.close()
 
 
-def test_text_flows_through_runs_that_are_closed(browser, tmp_path):
+def test_text_flows_through_windows_that_are_closed(browser, tmp_path):
     tokens = ["ab "] * 120
     html = report(table([tokens], [[(32, 45), (80, 120)]]), ["".join(tokens)], title="", summary=[])
     (tmp_path / "scan.html").write_text(html)
