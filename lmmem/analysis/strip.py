@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lmmem.analysis.prose import MINUS
-from lmmem.analysis.scan import runs
+from lmmem.analysis.runs import runs
 from lmmem.analysis.statistics import check_columns
 from lmmem.protocol import CONTINUATION, PROMPT
 

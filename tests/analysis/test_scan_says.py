@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lmmem.analysis.runs import LEAST, runs
 from lmmem.analysis.scan import (
     BLOCK,
-    LEAST,
     beyond_chance,
     fits,
     found,
     recited_share,
-    runs,
     summary,
     verdict,
 )
