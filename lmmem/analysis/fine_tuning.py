@@ -75,16 +75,18 @@ def beside_twins(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Returns
     -------
-    One line an arm: arm, bits and tokens (with 95 % intervals), their verdicts (:func:`compare_arms`, 5 %), recited
-    ("7 of 16").
+    One line an arm, by its name: bits, tokens (with 95 % intervals), "bits are" and "tokens are" (their verdicts, as
+    :func:`lmmem.analysis.randomisation.compare_arms` gives them), recited ("7 of 16").
     """
     last = measured[measured.step == measured.step.max()]
     recited = (last.kl_ld == 0).groupby(last.arm).agg(["sum", "size"])
     told = {arm: f"{line['sum']} of {line['size']}" for arm, line in recited.iterrows()}
-    found = [as_told(ahead(measured, value, seed=seed), value) for value in ("bits", "tokens")]
-    table = found[0][["arm", "bits", "verdict"]]
-    table = table.assign(tokens=found[1].tokens, **{"verdict ": found[1].verdict})
-    return table.assign(recited=table.arm.map(told).fillna(""))
+    by_bits, by_tokens = (
+        as_told(ahead(measured, value, seed=seed), value).set_index("arm") for value in ("bits", "tokens")
+    )
+    found = {"bits": by_bits.bits, "bits are": by_bits.verdict}
+    found |= {"tokens": by_tokens.tokens, "tokens are": by_tokens.verdict}
+    return pd.DataFrame(found).assign(recited=by_bits.index.map(told).fillna("")).rename_axis(None)
 
 
 def answer(measured: pd.DataFrame, seed: int = 0) -> Numbers:

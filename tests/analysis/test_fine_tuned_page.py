@@ -80,10 +80,10 @@ def test_answer_tells_the_most_and_the_least_presented():
 
 
 def test_table_counts_who_is_recited():
-    found = beside_twins(table(4, noise=5.0)).set_index("arm")
+    found = beside_twins(table(4, noise=5.0))
     assert found.recited.to_dict() == {"spread 1": "0 of 16", "spread 4": "0 of 16", "spread 16": "16 of 16", "A/A": ""}
-    assert found.verdict.tolist()[:3] == ["above 0"] * 3
-    assert found["verdict "]["spread 16"] == "above 0"
+    assert found["bits are"].tolist()[:3] == ["above 0"] * 3
+    assert found["tokens are"]["spread 16"] == "above 0"
 
 
 def test_step_alone_says_nothing_of_gain():

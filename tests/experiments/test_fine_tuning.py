@@ -127,9 +127,7 @@ def test_assignment_that_cannot_be_is_refused_in_one_line(mini, texts, changed, 
 
 
 def test_texts_twice_or_without_tokens_are_refused(mini, texts):
-    with pytest.raises(
-        ValueError, match=r"^text 119 is there twice: give one window of each, sequences\[sequences.token == 0\]$"
-    ):
+    with pytest.raises(ValueError, match=r"^text 119 is there twice: give one window of each, .*token == 0\]$"):
         assign(mini, texts.assign(text=119))
     with pytest.raises(ValueError, match=r"^sequences: no column tokens; "):
         Watch(texts[["text"]], [1], 1)
