@@ -75,8 +75,8 @@ def beside_twins(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Returns
     -------
-    One line an arm, by its name: bits, tokens (with 95 % intervals), "bits are" and "tokens are" (their verdicts, as
-    :func:`lmmem.analysis.randomisation.compare_arms` gives them), recited ("7 of 16").
+    One line an arm, by its name: bits, "bits are" (their verdict, as
+    :func:`lmmem.analysis.randomisation.compare_arms` gives it), tokens, recited ("7 of 16"); 95 % intervals.
     """
     last = measured[measured.step == measured.step.max()]
     recited = (last.kl_ld == 0).groupby(last.arm).agg(["sum", "size"])
@@ -84,8 +84,7 @@ def beside_twins(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     by_bits, by_tokens = (
         as_told(ahead(measured, value, seed=seed), value).set_index("arm") for value in ("bits", "tokens")
     )
-    found = {"bits": by_bits.bits, "bits are": by_bits.verdict}
-    found |= {"tokens": by_tokens.tokens, "tokens are": by_tokens.verdict}
+    found = {"bits": by_bits.bits, "bits are": by_bits.verdict, "tokens": by_tokens.tokens}
     return pd.DataFrame(found).assign(recited=by_bits.index.map(told).fillna("")).rename_axis(None)
 
 

@@ -83,7 +83,7 @@ def test_table_counts_who_is_recited():
     found = beside_twins(table(4, noise=5.0))
     assert found.recited.to_dict() == {"spread 1": "0 of 16", "spread 4": "0 of 16", "spread 16": "16 of 16", "A/A": ""}
     assert found["bits are"].tolist()[:3] == ["above 0"] * 3
-    assert found["tokens are"]["spread 16"] == "above 0"
+    assert 59 < float(found.tokens["spread 16"].split()[0]) < 62  # 0 beside 58 to 63
 
 
 def test_step_alone_says_nothing_of_gain():
