@@ -37,6 +37,7 @@ __all__ = [
     "of_arms",
     "of_text",
     "own_prefix",
+    "prefix_of",
     "tokens_of",
     "unmet_rows",
     "with_prefix",
@@ -594,6 +595,22 @@ def with_prefix(sequences: pd.DataFrame, prefix: Sequence[int]) -> pd.DataFrame:
     if ids.ndim != 1 or (ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0)):
         raise ValueError(f"prefix={prefix!r}: give a list of token ids; () is none")
     return sequences.assign(prefix=pd.Series([tuple(ids.tolist())] * len(sequences), sequences.index, dtype=object))
+
+
+def prefix_of(sequences: pd.DataFrame) -> tuple[int, ...]:
+    """The prefix that all of some sequences have; none if they have no such column.
+
+    Raises
+    ------
+    ValueError : they have several.
+
+    >>> prefix_of(with_prefix(pd.DataFrame({"index": [3, 5]}), [2]))
+    (2,)
+    """
+    prefixes = sorted({*sequences.prefix}) if "prefix" in sequences else []
+    if len(prefixes) > 1:
+        raise ValueError(f"sequences holds several prefixes, {', '.join(map(str, prefixes))}: measure each apart")
+    return prefixes[0] if prefixes else ()
 
 
 def tokens_of(

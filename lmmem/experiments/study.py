@@ -29,6 +29,7 @@ from lmmem.experiments.sequences import (
     just_met,
     natural_passages,
     of_text,
+    prefix_of,
     tokens_of,
     unmet_rows,
     with_prefix,
@@ -984,12 +985,9 @@ class Study:
             )
         if sequences["index"].duplicated().any():
             raise ValueError("sequences holds an index twice: give each once, or its measurements cannot be told apart")
-        prefixes = sorted({*sequences.prefix}) if "prefix" in sequences else []
-        if len(prefixes) > 1:
-            raise ValueError(f"sequences holds several prefixes, {', '.join(map(str, prefixes))}: measure each apart")
-        prefix = prefixes[0] if prefixes else ()
+        prefix = prefix_of(sequences)
         if "tokens" not in sequences:
-            corpus = dataclasses.replace(self.corpus, prefix=prefix) if prefixes else self.corpus
+            corpus = dataclasses.replace(self.corpus, prefix=prefix) if "prefix" in sequences else self.corpus
             return corpus, sequences["index"].tolist()
         rows = np.stack([*sequences.tokens]) if len(sequences) else np.empty((0, PROMPT + CONTINUATION), dtype=int)
         return Corpus(rows, rows_per_step=1, steps=0, prefix=prefix), list(range(len(rows)))
