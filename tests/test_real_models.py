@@ -39,6 +39,9 @@ def test_page_runs_on_the_real_names_with_nothing_but_the_name(loopback, tmp_pat
     timed = ("03_perturbation", "03b_noise_in_detail", "04_temperature")
     assert page not in timed or "if nothing of it has been measured before" in said
     answer, *_, line = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    if page == "09_your_text":  # of a model that knows words, and none of this text
+        assert answer.startswith("Not answered here: text 0: ") and "unknown to the model's tokenizer" in answer
+        return
     assert answer.startswith("**The answer.** ")
     assert line.startswith(f"*model {model}, step {step}")
     assert "float16" in line

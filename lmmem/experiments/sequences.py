@@ -7,6 +7,7 @@ training data, beside rows that come later. Asks no model.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -631,6 +632,9 @@ def tokens_of(
     found = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **options)
     ids, places = np.array(found.input_ids, dtype=np.int64), None
     unknown = tokenizer.unk_token_id
+    if unknown is None and tokenizer.is_fast:  # which may know one that it does not name
+        named = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("unk_token")
+        unknown = None if named is None else tokenizer.convert_tokens_to_ids(named)
     if unknown is not None and (share := (ids == unknown).mean() if len(ids) else 0.0):
         raise ValueError(f"{what}: {share:.2%} of its {len(ids):,} tokens are unknown to the model's tokenizer")
     if tokenizer.is_fast:  # some leave out what they have no token for

@@ -281,3 +281,13 @@ def test_tokenizer_of_a_real_model_is_asked_as_it_would_answer():
     assert set(windows.prefix) == {()}  # as on the Hub: it begins a text with nothing
     ids = tokenizer(text).input_ids
     assert np.concatenate([*windows.tokens]).tolist() == ids[: 96 * len(windows)]
+
+
+def test_token_for_what_is_unknown_counts_though_the_tokenizer_does_not_name_it():
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert tokenizer.unk_token_id is None
+    assert len(of_text(tokenizer, TEXT)) == 4
+    with pytest.raises(ValueError, match=r"text 0: 0\.33% of its 301 tokens are unknown to the model's tokenizer"):
+        of_text(tokenizer, f"{TEXT} never")
