@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scan.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
     scan.add_argument("--device", help="as torch names it; by default the GPU if there is one")
     trace = commands.add_parser("trace", help="find where in a model's training data a text comes from")
-    trace.add_argument("model", help="a name of `lmmem models`, an id on the Hub, a folder, or a GGUF file")
-    trace.add_argument("file", help="the text, in UTF-8; - is what is typed or piped")
+    trace.add_argument("name", help="a name of `lmmem models`, an id on the Hub, a folder, or a GGUF file")
+    trace.add_argument("file", help="text, Markdown, or .jsonl with one text, in UTF-8; - is what is typed or piped")
     trace.add_argument("--least", type=int, default=16, help="tokens of the shortest run (default 16)")
     trace.add_argument("--step", type=int, help="rows met by this step (default the paper's, else the last)")
     trace.add_argument("--first-row", type=int, help="the first row to search")
@@ -54,26 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace.add_argument("--data", help="training data on this machine: rows.npy, or as the model's own")
     trace.add_argument("--rows-per-step", type=int, help="of training data that the registry does not know")
     given = parser.parse_args(arguments)
-    run = {
-        "models": _models,
-        "results": _results,
-        "verify": lambda: _verify(given),
-        "scan": lambda: _scan(given),
-        "trace": lambda: _trace(given),
-    }
+    run = {"models": _models, "results": _results, "verify": _verify, "scan": _scan, "trace": _trace}
     try:
-        return run[given.command]()
+        return run[given.command](given)
     except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2
 
 
-def _models() -> int:
+def _models(_: argparse.Namespace) -> int:
     print(lmmem.MODELS)
     return 0
 
 
-def _results() -> int:
+def _results(_: argparse.Namespace) -> int:
     from lmmem.storage.files import cache_folder
     from lmmem.storage.results import tables
 
@@ -127,12 +121,12 @@ def _scan(given: argparse.Namespace) -> int:
 
 
 def _trace(given: argparse.Namespace) -> int:
-    data = sys.stdin.buffer.read() if given.file == "-" else Path(given.file).read_bytes()
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{given.file} is no text in UTF-8: its byte {error.start} is of none") from None
-    study = lmmem.Study(given.model, given.step, data=given.data, rows_per_step=given.rows_per_step)
+    from lmmem.experiments.scan import read_texts
+
+    text, *others = [sys.stdin.buffer.read().decode()] if given.file == "-" else read_texts(given.file)
+    if others:
+        raise ValueError(f"{given.file} holds {1 + len(others)} texts: give one")
+    study = lmmem.Study(given.name, given.step, data=given.data, rows_per_step=given.rows_per_step)
     found = study.trace(text, given.least, first_row=given.first_row, n_rows=given.rows, later=given.later)
     tokens, covered, run = found.attrs["tokens"], found.attrs["covered"], f"runs of {given.least} tokens or more"
     print(f"searched: {found.attrs['searched']}")

@@ -942,10 +942,9 @@ class Study:
         >>> found[["token", "length", "occurrences", "presentations"]].values.tolist()
         [[0, 96, 16, 16]]
         """
-        begins = None
+        places = None
         if isinstance(text, str):
             ids, places = tokens_of(self.tokenizer, text)
-            begins = None if places is None else places[:, 0]
         else:
             ids, vocabulary = np.asarray(text), self.corpus.vocabulary or len(self.tokenizer)
             if ids.ndim != 1 or ids.dtype.kind not in "iu":
@@ -957,8 +956,8 @@ class Study:
                 )
         options: dict[str, Any] = {"least": least, "first_row": first_row, "n_rows": n_rows, "later": later}
         table = tracing.trace_table(self.model, self.corpus, ids, self.step, **options)
-        if begins is not None:
-            table.insert(1, "character", begins[table.token.to_numpy()])
+        if places is not None:
+            table.insert(1, "character", places[table.token.to_numpy(), 0])
         spans = zip(table.token, table.token + table.length, strict=True)
         table["run"] = [self.tokenizer.decode(ids[start:stop].tolist()) for start, stop in spans]
         return table

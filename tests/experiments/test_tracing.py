@@ -270,15 +270,17 @@ def test_command_says_that_a_run_crosses_the_rows_of_ones_own(study, tmp_path, c
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe\x00", "is no text in UTF-8: its byte 0 is of none"),
+        (b"\xff\xfe", "is not in UTF-8"),
         (b"short", "least=16 does not fit: the text has"),
-        (None, "No such file or directory"),
+        (b'"one"\n"two"', "text.jsonl holds 2 texts: give one"),
+        (None, "there is no such file"),
     ],
 )
 def test_command_refuses_what_it_cannot_read_in_one_line(tmp_path, capsys, content, message):
+    path = tmp_path / ("text.jsonl" if content and b"\n" in content else "text")
     if content is not None:
-        (tmp_path / "text").write_bytes(content)
-    assert main(["trace", NAME, str(tmp_path / "text")]) == 2
+        path.write_bytes(content)
+    assert main(["trace", NAME, str(path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("lmmem: ")
     assert error.count("\n") == 1
