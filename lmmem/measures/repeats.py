@@ -175,7 +175,7 @@ class WindowSearch:
             same = _same(tokens, row[alike] * rows.shape[1] + offset[alike], self.tokens, starts[place], self.n)
             found.append((alike[same], before + place[same]))
         at, window = (np.concatenate(side) for side in zip(*found, strict=True))
-        order = np.argsort(at)
+        order = np.argsort(at, kind="stable")  # of one layer it is ascending already, and quick
         return row[at[order]], offset[at[order]], window[order]
 
     def count(self, rows: np.ndarray) -> np.ndarray:
