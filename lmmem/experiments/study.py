@@ -66,7 +66,7 @@ MOST_SIGMA, MOST_AT_ONCE = 100.0, 4.0  # in the search for it, and by how much a
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
 MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only", "rounding"}
-MEASURED |= {"log_prob", "distance", "start", "stop", "given", "asked"}
+MEASURED |= {"log_prob", "distance", "start", "stop", "given", "asked", "recited", "matches"}
 
 
 class Study:
