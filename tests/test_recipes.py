@@ -92,5 +92,8 @@ def test_command_of_the_recipe_runs_every_page_on_a_model_of_ones_own(mine, page
     assert done.returncode == 0, done.stderr[-3_000:]
     outputs = [o for cell in nbformat.read(mine / f"{page}.ipynb", 4).cells for o in cell.get("outputs", [])]
     told = [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    if page == "09_your_text":  # of a model that knows words, and none of this text
+        assert "are unknown to the model's tokenizer" in told[0]
+        return
     assert told[0].startswith("**The answer.** ")
     assert told[-1].startswith("*model mine.toml, step 60")

@@ -132,7 +132,7 @@ LEAST_WIDTH = 250  # of a strip's width, the share of it that a bar has at least
 class Drawing(str):
     """SVG that a notebook, a book and an executed notebook show as a picture."""
 
-    def _repr_html_(self) -> str:
+    def _repr_svg_(self) -> str:
         return str(self)
 
 

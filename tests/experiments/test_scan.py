@@ -82,9 +82,8 @@ def test_canary_that_was_met_often_is_the_likeliest_place(scan, text, met):
 def test_control_of_an_organism_is_what_it_has_not_met(study, scan):
     assert scan.of.endswith("rows of its training data's kind that it has not met")
     assert not scan.chosen
-    assert {"rule", "words", "longest", "found", "loss", "changed", "verdict", "decoded", "left out"} == {
-        *summary(scan)
-    }
+    always = {"rule", "words", "longest", "found", "loss", "changed", "verdict", "decoded"}
+    assert summary(scan).keys() == always | ({"left out"} if scan.left_out else set())
     assert scan.changed.groupby("windows").size().max() == 32
 
 
