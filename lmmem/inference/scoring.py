@@ -122,7 +122,7 @@ def by_token(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike, score
     prompts : (n, k) token ids.
     truth : (n, l) token ids.
     score : of logits (m, t, vocabulary), float32, that predict some tokens of the truth (m, t), the numbers
-        (values, m, t), or (m, t) if it is one; may write over the logits.
+        (values, m, t), or (m, t) if it is one, NaN if any logit is; may write over the logits.
     values : how many numbers a token has.
 
     Returns
@@ -153,36 +153,31 @@ def by_token(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike, score
     size = int(max(1, min(len(tokens), BATCH["cpu" if model.device.type == "cpu" else "gpu"], memory // bytes_each)))
     together = length if memory >= bytes_each else int(max(1, memory // (LOGITS * way.vocabulary)))  # tokens of a row
     row = 0
-    while row < len(tokens):
-        try:
-            for start in range(0, length, together):
-                span = slice(start, min(length, start + together))
-                found[:, row : row + size, span] = _of_batch(model, tokens[row : row + size], length, span, score, row)
-        except RuntimeError as error:
-            if not out_of_memory(error) or size == 1:
-                raise
-            size //= 2
-            continue
-        row += size
+    with evaluating(model), shared_cores(model.device), fast_products(model, size * tokens.shape[1]):
+        while row < len(tokens):
+            batch = tokens[row : row + size]
+            try:
+                for start in range(0, length, together):
+                    span = slice(start, min(length, start + together))
+                    found[:, row : row + size, span] = _of_batch(model, batch, length, span, score)
+            except RuntimeError as error:
+                if not out_of_memory(error) or size == 1:
+                    raise
+                size //= 2
+                continue
+            row += size
+    if bool(found.isnan().any()):  # as of logits of which any is
+        raise NoNumbersError(model, int(found.isnan().any(dim=0).any(dim=1).int().argmax()))
     return found.squeeze(0).numpy() if values == 1 else found.numpy()
 
 
 @torch.inference_mode()
-def _of_batch(
-    model: PreTrainedModel, tokens: torch.Tensor, length: int, span: slice, score: Score, first: int
-) -> torch.Tensor:
+def _of_batch(model: PreTrainedModel, tokens: torch.Tensor, length: int, span: slice, score: Score) -> torch.Tensor:
     """(values or 1, m, t), of the tokens (m, k + length) that are in a span of their last `length`."""
+    look()
     begin, keep = tokens.shape[1] - length, span.stop - span.start
-    found: list[torch.Tensor] = []
-    with evaluating(model), shared_cores(model.device), fast_products(model, tokens.numel()):
-        look()
-        every = logits_of(model, tokens[:, : begin + span.stop - 1], keep)  # what comes later changes nothing
-        few = max(1, CACHED // (keep * every.shape[-1])) if model.device.type == "cpu" else len(tokens)
-        true = tokens[:, begin + span.start : begin + span.stop]
-        for logits, of in zip(every.split(few), true.split(few), strict=True):
-            logits = logits.float()
-            finite = logits.amax(dim=-1).isfinite()  # the largest is no number if any is none
-            if not bool(finite.all()):
-                raise NoNumbersError(model, first + len(found) * few + int(finite.all(dim=-1).int().argmin()))
-            found.append(score(logits, of).cpu())
-    return torch.cat(found, dim=-2)
+    every = logits_of(model, tokens[:, : begin + span.stop - 1], keep)  # what comes later changes nothing
+    few = max(1, CACHED // (keep * every.shape[-1])) if model.device.type == "cpu" else len(tokens)
+    true = tokens[:, begin + span.start : begin + span.stop]
+    parts = zip(every.split(few), true.split(few), strict=True)
+    return torch.cat([score(logits.float(), of).cpu() for logits, of in parts], dim=-2)
