@@ -483,7 +483,7 @@ def _by_rule_10(gains: pd.DataFrame, kind: str) -> str:
         return f"n < {LEAST}: no verdict"
     if (gains.arm == noise.NULL).any() and interval(gains, arm=noise.NULL, score="fresh half").excludes_zero:
         return "A/A excludes 0: no verdict"
-    return "finds" if fresh.low > 0 else "hardly finds" if best.low > 0 else "does not find"
+    return noise.by_rule_10(fresh, best)
 
 
 def told_noise(gains: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from lmmem.analysis.statistics import LEVEL, Interval, bootstrap, check_columns
 
 __all__ = [
     "SCORES",
+    "by_rule_10",
     "cross_fitted",
     "dispersion",
     "expected_maximum",
@@ -35,6 +36,15 @@ RESAMPLES = 400  # of the draws
 FEWER = 4  # times fewer draws in a resample than there are, where one of them is chosen
 KINDS = ("sigma", "unit", "only")  # columns that tell one kind of noise from another
 NULL = "A/A"  # one half of the unexposed against the other
+
+
+def by_rule_10(fresh: Interval, best: Interval) -> str:
+    """What noise does by the plan's rule 10: "finds", "hardly finds" or "does not find".
+
+    >>> by_rule_10(Interval(0.4, -1.0, 1.8, 16), Interval(5.0, 2.0, 8.0, 16))
+    'hardly finds'
+    """
+    return "finds" if fresh.low > 0 else "hardly finds" if best.low > 0 else "does not find"
 
 
 class _Tried(NamedTuple):

@@ -289,7 +289,7 @@ def _verdicts(found: pd.DataFrame, arms: list[str]) -> str:
     said: dict[str, list[str]] = {}
     for arm in arms:
         fresh, best = (interval(found, arm=arm, score=score) for score in ("fresh half", "best of N"))
-        words = "noise finds" if fresh.low > 0 else "noise hardly finds" if best.low > 0 else "noise does not find"
+        words = f"noise {noise.by_rule_10(fresh, best)}"
         if fresh.n < LEAST:
             words = f"fewer than {LEAST} passages give no verdict on"
         said.setdefault(words, []).append(f"{arm} (n = {fresh.n})")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def tell_if(text: str, find: Callable[..., Mapping[str, object]], *data: object,
     ----------
     text, values : as for :func:`tell`.
     find : gives further values, by name; its ValueError says what the data lack.
-    data : its arguments.
+    data : its arguments; a reason that :func:`attempt` gave in the place of one is told.
 
     >>> def mean(numbers):
     ...     if not numbers:
@@ -62,11 +63,8 @@ def tell_if(text: str, find: Callable[..., Mapping[str, object]], *data: object,
     >>> tell_if("Mean: {mean}.", mean, [1, 2]), tell_if("Mean: {mean}.", mean, [])
     ('Mean: 1.5.', 'Not answered here: a mean needs numbers, got none.')
     """
-    try:
-        found = find(*data)
-    except ValueError as error:
-        return Prose(f"Not answered here: {error}.")
-    return tell(text, **found, **values)
+    found = attempt(find, *data)
+    return Prose(f"Not answered here: {found}.") if isinstance(found, Prose) else tell(text, **found, **values)
 
 
 def table_if(find: Callable[..., pd.DataFrame], *data: object, **options: object) -> pd.DataFrame | Prose:
@@ -75,7 +73,7 @@ def table_if(find: Callable[..., pd.DataFrame], *data: object, **options: object
     Parameters
     ----------
     find : its ValueError says what the data lack.
-    data, options : its arguments.
+    data, options : its arguments; a reason that :func:`attempt` gave in the place of one is told.
 
     >>> def counted(numbers):
     ...     if not numbers:
@@ -84,18 +82,20 @@ def table_if(find: Callable[..., pd.DataFrame], *data: object, **options: object
     >>> len(table_if(counted, [1, 2])), table_if(counted, [])
     (1, 'No table here: a table needs numbers, got none.')
     """
-    try:
-        return find(*data, **options)
-    except ValueError as error:
-        return Prose(f"No table here: {error}.")
+    found = attempt(find, *data, **options)
+    return Prose(f"No table here: {found}.") if isinstance(found, Prose) else found
 
 
-def attempt(measure: Callable[..., object], *given: object, **options: object) -> object:
-    """What a measurement gives; where it cannot be made, its reason, for :func:`tell_if` to tell.
+def attempt(measure: Callable[..., Any], *given: object, **options: object) -> Any:
+    """What a measurement gives; where it cannot be made, its reason, or the one that stands in the place of its data.
 
     >>> attempt(int, "7"), attempt(int, "seven")[:15]
     (7, 'invalid literal')
+    >>> attempt(abs, attempt(int, "seven"))[:15]
+    'invalid literal'
     """
+    if reason := next((one for one in given if isinstance(one, Prose)), None):
+        return reason
     try:
         return measure(*given, **options)
     except ValueError as error:

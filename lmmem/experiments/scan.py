@@ -20,9 +20,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from lmmem.experiments.sequences import of_text, tokens_of, unmet_rows
+from lmmem.experiments.scores import other_prompts
+from lmmem.experiments.sequences import of_text, unmet_rows
 from lmmem.measures.complexity import z_complexity
 from lmmem.measures.repeats import count_repeats
+from lmmem.measures.runs import LEAST
 from lmmem.protocol import CONTINUATION, PROMPT
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ __all__ = ["STRIDE", "Scan", "example_files", "read_texts", "scan"]
 STRIDE = 8  # tokens from one window to the next
 NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are recited, or are the likeliest
 AT_ONCE = 2_048  # windows measured between two writes to disk
-SHARED = 16  # tokens of a run that a control must not share with the text
 CHANGED, PROMPTS, NEAR, EXCHANGED = 32, 8, 4, 3  # windows changed, with how many prompts and texts, of how many tokens
 ROWS = 256  # of never-met training data, as control
 LEAST_PAGE = 2_000  # characters
@@ -102,19 +103,15 @@ def scan(
         never = [control] if isinstance(control, str) else list(control or _own_prose())
         beside = _windows(study, never, stride, prefix)
         of = "text given as never seen" if control is not None else "the prose of lmmem, younger than most models"
-    shares = count_repeats(np.stack([*beside.tokens]), np.stack([*windows.tokens]), n=SHARED) > 0
+    shares = count_repeats(np.stack([*beside.tokens]), np.stack([*windows.tokens]), n=LEAST) > 0
     if shares.all():
-        raise ValueError(f"control: all of it shares runs of {SHARED} tokens with the text: give other text")
+        raise ValueError(f"control: all of it shares runs of {LEAST} tokens with the text: give other text")
+    if len(beside) - shares.sum() < 2:
+        raise ValueError("control: one window is left of it: give longer text")
     beside = beside[~shares].reset_index(drop=True)
     measured, never_seen = _measured(study, windows, "scan"), _measured(study, beside, "control")
-    changed = [
-        _changed(study, part, known, what)
-        for what, part, known in (
-            *_parts(windows, measured),
-            ("the control", beside, never_seen),
-        )
-        if len(part)
-    ]
+    parts = *_parts(windows, measured), ("the control", beside, never_seen)
+    changed = [_changed(study, part, known, what) for what, part, known in parts if len(part) > 1]
     return Scan(
         _decoded(study, windows, measured),
         never_seen,
@@ -192,15 +189,11 @@ def read_texts(path: str | Path) -> list[str]:
 
 def _windows(study: Asked, texts: Sequence[str], stride: int, prefix: Sequence[int] | None) -> pd.DataFrame:
     """Windows of texts with the characters at which their tokens end."""
-    windows = of_text(study.tokenizer, texts, stride, prefix)
+    windows = of_text(study.tokenizer, texts, stride, prefix, ends=True)
     if "begin" not in windows:
         raise ValueError(f"the tokenizer of {study.model} does not say where its tokens are in a text: give a fast one")
-    places = [tokens_of(study.tokenizer, text)[1] for text in texts]
-    starts = zip(windows.text, windows.token, strict=True)
-    ends = [places[text][token + PROMPT : token + PROMPT + CONTINUATION, 1].tolist() for text, token in starts]
     spans = zip(windows.text, windows.begin, windows.end, strict=True)
-    pieces = [texts[text][begin:end] for text, begin, end in spans]
-    return windows.assign(ends=ends, z_complexity=z_complexity(pieces))
+    return windows.assign(z_complexity=z_complexity([texts[text][begin:end] for text, begin, end in spans]))
 
 
 def _measured(study: Asked, windows: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -233,7 +226,7 @@ def _parts(windows: pd.DataFrame, measured: pd.DataFrame) -> list[tuple[str, pd.
 
 
 def _changed(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame, what: str) -> pd.DataFrame:
-    """What other prompts, and a few other words, do to the loss of some windows.
+    """What other prompts, and a few other words, do to the loss of some of several windows.
 
     A memory hangs on its own prompt and on its own words; fluency takes others nearly as well.
     """
@@ -241,17 +234,13 @@ def _changed(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame, what: 
     some = np.sort(rng.choice(len(windows), min(CHANGED, len(windows)), replace=False))
     rows, prefix = np.stack([*windows.tokens.iloc[some]]), windows.prefix.iloc[0] if "prefix" in windows else ()
     kinds = _kinds(study, np.unique(rows))
-    variants = [_other_prompts(rows, rng) for _ in range(PROMPTS)] + [_exchanged(rows, kinds, rng) for _ in range(NEAR)]
+    others = other_prompts(len(some), min(PROMPTS, len(some) - 1), study.seed)
+    variants = [np.concatenate([rows[other, :PROMPT], rows[:, PROMPT:]], axis=1) for other in others]
+    variants += [_exchanged(rows, kinds, rng) for _ in range(NEAR)]
     losses = study.likelihood(study.sequences(tokens=np.concatenate(variants), prefix=prefix)).cross_entropy
-    rise = losses.to_numpy().reshape(PROMPTS + NEAR, len(some)) - measured.cross_entropy.to_numpy()[some]
+    rise = losses.to_numpy().reshape(len(variants), len(some)) - measured.cross_entropy.to_numpy()[some]
     places = measured[["text", "token"]].iloc[some].assign(windows=what)
-    return places.assign(prompts=rise[:PROMPTS].mean(axis=0), words=rise[PROMPTS:].mean(axis=0))
-
-
-def _other_prompts(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The rows (n, 96), each with the prompt of another."""
-    others = (np.arange(len(rows)) + rng.integers(1, max(2, len(rows)), len(rows))) % len(rows)
-    return np.concatenate([rows[others, :PROMPT], rows[:, PROMPT:]], axis=1)
+    return places.assign(prompts=rise[: len(others)].mean(axis=0), words=rise[len(others) :].mean(axis=0))
 
 
 def _exchanged(rows: np.ndarray, kinds: dict[int, list[int]], rng: np.random.Generator) -> np.ndarray:

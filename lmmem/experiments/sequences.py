@@ -508,6 +508,8 @@ def of_text(
     texts: str | Sequence[str],
     stride: int = CONTINUATION,
     prefix: Sequence[int] | None = None,
+    *,
+    ends: bool = False,
 ) -> pd.DataFrame:
     """Windows of text to ask about, each behind what the tokenizer itself puts before a text.
 
@@ -521,6 +523,7 @@ def of_text(
     texts : one or several.
     stride : tokens from one window to the next; 64 asks for each token once.
     prefix : token ids in the place of the tokenizer's own; () is none.
+    ends : also the characters at which each token of the continuation ends, a column of lists.
 
     Returns
     -------
@@ -557,6 +560,8 @@ def of_text(
             if places is not None:
                 (prompt, _), (begin, _), (_, end) = places[[start, start + PROMPT, start + WINDOW_TOKENS - 1]].tolist()
                 line |= {"prompt_begin": prompt, "begin": begin, "end": end}
+                if ends:
+                    line["ends"] = places[start + PROMPT : start + WINDOW_TOKENS, 1].tolist()
             lines.append(line)
     found = pd.DataFrame(lines)
     found.insert(0, "index", range(len(found)))

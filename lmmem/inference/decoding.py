@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from lmmem.inference import recording
 from lmmem.inference.attention import attention_for_decoding
 from lmmem.inference.cores import look, shared_cores
-from lmmem.inference.memory import out_of_memory
+from lmmem.inference.memory import halved
 from lmmem.inference.products import fast_products
 from lmmem.inference.reading import (
     LOGITS,
@@ -93,7 +93,8 @@ def greedy(
         try:
             batch = _decode(model, way, tokens[row : row + size], length, choose, first=row, capacity=size)
         except RuntimeError as error:
-            size = _half(model, size, error)
+            recording.forget(model)
+            size = halved(size, error)
             continue
         continuations[row : row + len(batch)] = batch.cpu().numpy()
         row += len(batch)
@@ -172,7 +173,8 @@ def sample(
         try:
             batch = _decode(model, way, tokens[row : row + rows], length, choose, row, copies, capacity)
         except RuntimeError as error:
-            size = _half(model, size, error)
+            recording.forget(model)
+            size = halved(size, error)
             continue
         batch = batch.view(rows, copies, length).transpose(0, 1)
         continuations[first : first + copies, row : row + rows] = batch.cpu().numpy()
@@ -180,16 +182,6 @@ def sample(
         if first == samples:
             row, first = row + rows, 0
     return continuations
-
-
-def _half(model: PreTrainedModel, size: int, error: RuntimeError) -> int:
-    """Half as many continuations at a time, if memory was what `error` is about; else it is raised again."""
-    recording.forget(model)
-    if not out_of_memory(error) or size == 1:
-        raise error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return size // 2
 
 
 @torch.inference_mode()
@@ -257,7 +249,7 @@ def _batch(model: PreTrainedModel, way: Way, batch_size: int | None, n: int, len
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        return min(batch_size, max(1, n))
+        return min(batch_size, n)
     each = length * way.bytes_per_token + LOGITS * way.vocabulary
     size = max(1, min(BATCH.get(model.device.type, 64), int(memory_for(model) / each)))
-    return math.ceil(n / math.ceil(n / size)) if n else size
+    return math.ceil(n / math.ceil(n / size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["free_bytes", "out_of_memory"]
+__all__ = ["free_bytes", "halved", "out_of_memory"]
 
 SAID = (
     *("can't allocate memory", "could not create a primitive"),  # torch and oneDNN, on a processor
@@ -32,3 +32,16 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
     )
+
+
+def halved(size: int, error: RuntimeError) -> int:
+    """Half as many at a time, if memory was what `error` is about; else it is raised again.
+
+    >>> halved(9, RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    4
+    """
+    if not out_of_memory(error) or size == 1:
+        raise error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return size // 2

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from lmmem.inference.cores import look, shared_cores
-from lmmem.inference.memory import out_of_memory
+from lmmem.inference.memory import halved
 from lmmem.inference.products import fast_products
 from lmmem.inference.reading import (
     LOGITS,
@@ -99,9 +99,7 @@ def score_tokens(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) -
     def scores(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         logits = logits.log_softmax(dim=-1)
         own = logits.gather(-1, true[..., None])
-        logits.clamp_(
-            min=torch.finfo(logits.dtype).min
-        )  # nothing times minus infinity, of a token ruled out, is nothing
+        logits.clamp_(min=torch.finfo(logits.dtype).min)  # of a token ruled out, nothing times it is to be nothing
         weights = logits.exp()
         mean = torch.linalg.vecdot(weights, logits)
         square = torch.linalg.vecdot(weights.mul_(logits), logits)
@@ -161,9 +159,7 @@ def by_token(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike, score
                     span = slice(start, min(length, start + together))
                     found[:, row : row + size, span] = _of_batch(model, batch, length, span, score)
             except RuntimeError as error:
-                if not out_of_memory(error) or size == 1:
-                    raise
-                size //= 2
+                size = halved(size, error)
                 continue
             row += size
     if bool(found.isnan().any()):  # as of logits of which any is

@@ -140,3 +140,11 @@ def test_command_prints_what_the_scan_says_and_writes_the_report(tmp_path, text,
     (tmp_path / "short.md").write_text("too short")
     assert main(["scan", NAME, str(tmp_path / "short.md")]) == 2
     assert "give a longer text" in capsys.readouterr().err
+
+
+def test_single_window_has_no_other_prompt_and_is_left_out_of_what_is_changed(study):
+    text = inspect.getsource(json.decoder)
+    ids = study.tokenizer(text, add_special_tokens=False).input_ids[:96]
+    scan = study.scan(study.tokenizer.decode(ids), stride=96)
+    assert len(scan.windows) == 1
+    assert scan.changed.windows.unique().tolist() == ["the control"]
