@@ -126,6 +126,7 @@ td code { color: var(--faint) }
 """
 PLOT, AREA, LABEL, DOCUMENT = 48, 20, 16, 124  # pixels: heights in a strip
 ANCHORS = {0: "start", 50: "middle", 100: "end"}  # of labels, by where they stand (%)
+ALONE = 860  # pixels: the width of a strip that stands alone, as a picture that has none becomes as small as a stamp
 LEAST_WIDTH = 250  # of a strip's width, the share of it that a bar has at least
 
 
@@ -160,7 +161,9 @@ def strip(windows: pd.DataFrame, texts: Sequence[str]) -> Drawing:
     ('<svg', True)
     """
     found = _checked(windows, texts)
-    return Drawing(_strips(found, len(texts), LIGHT.__getitem__, {}, ' xmlns="http://www.w3.org/2000/svg"'))
+    return Drawing(
+        _strips(found, len(texts), LIGHT.__getitem__, {}, f'xmlns="http://www.w3.org/2000/svg" width="{ALONE}"')
+    )
 
 
 def report(
@@ -219,7 +222,7 @@ def report(
         *(f'<p class="summary">{_escaped(paragraph)}</p>' for paragraph in summary),
         _nothing(found),
         "<h2>Where</h2>",
-        _strips(found, len(texts), lambda name: f"var(--{name})", targets, ""),
+        _strips(found, len(texts), lambda name: f"var(--{name})", targets, 'width="100%"'),
         _legend(found, len(texts)),
         "<h2>Longest runs</h2>",
         _table(windows, found, texts, targets),
@@ -430,7 +433,7 @@ def _top(windows: Sequence[_Window]) -> int:
 
 
 def _strips(
-    windows: Sequence[_Window], n_texts: int, paint: Callable[[str], str], targets: Mapping[int, str], space: str
+    windows: Sequence[_Window], n_texts: int, paint: Callable[[str], str], targets: Mapping[int, str], root: str
 ) -> str:
     """All strips below each other; if there are many, those of which the most is recited."""
     of_text: dict[int, list[int]] = {}
@@ -451,7 +454,7 @@ def _strips(
         drawn.append(_label(0, height + LABEL, f"{_counted(rest, 'text')} not drawn, {shorter}", paint))
         height += 2 * LABEL
     return (
-        f'<svg{space} class="strip" width="100%" height="{height}" font-family="system-ui, sans-serif" font-size="12" '
+        f'<svg {root} class="strip" height="{height}" font-family="system-ui, sans-serif" font-size="12" '
         f'shape-rendering="crispEdges" role="group" aria-label="Tokens recited, over the text">'
         f'<rect width="100%" height="100%" style="fill:{paint("paper")}"/>{"".join(drawn)}</svg>'
     )

@@ -418,6 +418,7 @@ def test_strip_alone_is_a_file_of_its_own_on_white():
     drawn = strip(table([tokens], [[(40, 200)]]), ["".join(tokens)])
     assert isinstance(drawn, Drawing)
     assert drawn._repr_svg_() == str(drawn)
+    assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg" width="860" ')  # a picture has a size of its own
     assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert "var(" not in drawn
     assert "<a " not in drawn
