@@ -35,6 +35,7 @@ __all__ = [
 OTHERS = 8  # prompts that a continuation is set after, beside its own (arXiv 2602.18733 takes several)
 LEAST_LIKELY = 0.2  # of the tokens: k = 20 of Shi et al. 2023, arXiv 2310.16789
 EARLY = 0.2  # of the steps: how far the model was at the earlier checkpoint, if nobody says
+UNTOUCHED = "untouched"  # the group of a derived organism to which nothing was done
 SURE = 1e-6  # nats: the least spread that a log-probability is divided by
 
 # Forward passes a sequence, those of twins not counted: they are scored for themselves.
@@ -229,7 +230,7 @@ def over_twins(values: ArrayLike, twins: ArrayLike, blocks: ArrayLike) -> np.nda
 
 
 def twins_of(sequences: pd.DataFrame) -> pd.Series:
-    """Which sequences are twins: the unexposed, but for those from elsewhere.
+    """Which sequences are twins: the unexposed, but for those from elsewhere; the untouched, where others were treated.
 
     Raises
     ------
@@ -244,6 +245,8 @@ def twins_of(sequences: pd.DataFrame) -> pd.Series:
             f"twins are told by group, presentations and block; sequences has no {', '.join(sorted(missing))}"
         )
     twins = (sequences.presentations == 0) & (sequences.group != "elsewhere")
+    if (sequences.group == UNTOUCHED).any():  # what was done to the others raised or lowered their losses
+        twins &= sequences.group == UNTOUCHED
     if lone := int((twins.groupby(sequences.block).sum() < 2).sum()):
         raise ValueError(f"{lone} of {sequences.block.nunique()} blocks have fewer than two unexposed sequences")
     return twins
@@ -277,21 +280,20 @@ def earlier_step(steps: Sequence[int], step: int, earlier: int | None = None) ->
     Parameters
     ----------
     steps : that may be taken. step : the later one.
-    earlier : None is the last one in the first fifth of the way.
+    earlier : None is the last one in the first fifth of the way, or the first there is, if all are later.
 
     Raises
     ------
     ValueError : there is no such checkpoint.
 
-    >>> earlier_step((0, 100, 200, 900, 1_000), 1_000)
-    200
+    >>> earlier_step((0, 100, 200, 900, 1_000), 1_000), earlier_step((1_500, 1_756, 2_012), 2_012)
+    (200, 1500)
     """
     before = [one for one in steps if 0 < one < step]
     if earlier is None:
-        early = [one for one in before if one <= EARLY * step]
-        if not early:
-            raise ValueError(f"no checkpoint lies in the first fifth of the way to step {step}: name an earlier one")
-        return max(early)
+        if not before:
+            raise ValueError(f"no checkpoint is there to compare step {step} with: name an earlier one")
+        return max([one for one in before if one <= EARLY * step] or before[:1])
     if earlier not in before:
         there = f"there are {', '.join(map(str, before[:3]))} .. {before[-1]}" if before else "there is none"
         raise ValueError(f"earlier={earlier!r}: give a step before {step} that has a checkpoint; {there}")

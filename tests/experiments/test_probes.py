@@ -23,7 +23,7 @@ def study(cache) -> lmmem.Study:
 
 @pytest.fixture(scope="module")
 def chosen(study) -> pd.DataFrame:
-    return study.sequences(n=6, arms={"spread": [0, 16]})  # mismatched prompts need nine
+    return study.sequences(n=5, arms={"spread": [0, 16]}, n_twins=2)  # a twin beside itself, and nine in all
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,15 @@ def test_scores_are_those_of_the_measurements(study, chosen, asked):
     greedy = study.greedy(chosen)
     np.testing.assert_array_equal(of(asked, "greedy"), -greedy.kl_ld)
     np.testing.assert_allclose(of(asked, "loss"), -study.likelihood(chosen).cross_entropy, rtol=1e-6)
+    scored = study.scores(chosen)
+    for name, score in {
+        "loss, prompt too": "whole_row",
+        "loss, zlib-normalised": "zlib_normalised",
+        "loss over twins": "over_twins",
+        "loss over an earlier step": "over_earlier",
+        "Min-K%": "min_k",
+    }.items():
+        np.testing.assert_allclose(of(asked, name), scored[score], err_msg=name)
     np.testing.assert_array_equal(of(asked, "4 bits"), -study.greedy(chosen, rounding="int4").kl_ld)
     np.testing.assert_array_equal(
         of(asked, "mean of checkpoints"), -study.greedy(chosen, mean_of=study.steps[-4:]).kl_ld

@@ -140,7 +140,7 @@ def test_what_cannot_be_asked_is_left_out_with_its_reason_and_refused_where_it_w
     assert set(found.attrs["left_out"]) == {"over_earlier", "over_mismatched", "over_twins"}
     assert not set(found) & set(found.attrs["left_out"])
     for name, message in (
-        ("over_earlier", "no checkpoint lies in the first fifth"),
+        ("over_earlier", "no checkpoint is there to compare step"),
         ("over_mismatched", "8 other prompts need 9 sequences or more; got 4"),
         ("over_twins", "sequences has no block, group, presentations"),
     ):
@@ -150,9 +150,10 @@ def test_what_cannot_be_asked_is_left_out_with_its_reason_and_refused_where_it_w
         study.scores(few, 7)
 
 
-def test_earlier_step_is_the_last_of_the_first_fifth():
+def test_earlier_step_is_the_last_of_the_first_fifth_or_the_first():
     steps = (0, 1, 60, 300, 360, 1_500)
     assert scores.earlier_step(steps, 1_500) == 300
+    assert scores.earlier_step((0, 360, 900, 1_500), 1_500) == 360
     assert scores.earlier_step(steps, 1_500, 360) == 360
     for wrong in (0, 1_500, 61):
         with pytest.raises(ValueError, match="give a step before 1500 that has a checkpoint; there are 1, 60, 300"):
@@ -185,3 +186,10 @@ def test_weights_of_an_earlier_step_are_not_fetched_unless_it_is_named(mini_corp
     assert not study.randomised
     assert "name an earlier one" in study.scores(few).attrs["left_out"]["over_earlier"]
     assert "over_earlier" in study.scores(few, 60)
+
+
+def test_twins_of_a_derived_organism_are_those_that_nothing_was_done_to(mini):
+    sequences = lmmem.Study(f"{NAME}-hidden").sequences()
+    pd.testing.assert_series_equal(
+        sequences.arm[scores.twins_of(sequences)], sequences.arm[sequences.arm == "untouched 0"]
+    )
