@@ -59,7 +59,7 @@ def known_texts() -> list[Text]:
     ValueError : one of them is not here; the message says what to install.
 
     >>> [text.name for text in known_texts()][:3]
-    ["MIT", "BSD 3-clause", "PSF 2"]
+    ['MIT', 'BSD 3-clause', 'PSF 2']
     """
     return [*_licences(), Text("The Zen of Python", "poem", _zen()), *_chapters()]
 
@@ -67,8 +67,8 @@ def known_texts() -> list[Text]:
 def own_texts() -> list[Text]:
     """Lmmem's own prose and code, younger than most models: the prose of its pages, and its modules.
 
-    >>> {text.genre for text in own_texts()}
-    {'prose', 'code'}
+    >>> sorted({text.genre for text in own_texts()})
+    ['code', 'prose']
     """
     pages = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "book").glob("*.md"), *REPOSITORY.glob("notebooks/*.md")])
     prose = [Text(page.stem, "prose", _prose(page)) for page in pages]
