@@ -43,6 +43,7 @@ LATER = {"once": 16, "just after": 16}  # presentations after which savings are 
 SOON = 8
 PRESENTATION = 6  # passes of one: forward and backward, of the passage and of the row beside it
 NULLS = {"treated alike": "{} 0", "untouched": "untouched 0", "unexposed": "spread 0", "not met": "row 0"}
+NULLS |= {"never seen": "never seen 0"}  # of models that nobody here trained
 FEW = "{} negatives"  # too few for a share found at 1 % false alarms
 # Verdicts as a table has room for them.
 SHORT = {"found, beyond the likelihood": "found *"}
@@ -50,8 +51,9 @@ SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict":
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
 # Of whose shares found at few false alarms a table tells: one of each sort.
 TOLD = ("loss", "Min-K%++", "noise, fresh half", "relearning")
-ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row")
+ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
+FROM_ARM |= {"known 1": "known"}
 Numbers = dict[str, object]
 
 

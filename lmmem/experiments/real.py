@@ -24,7 +24,7 @@ from lmmem.corpora.corpus import Corpus
 from lmmem.experiments.kept import RESULTS
 from lmmem.experiments.scan import Scan
 from lmmem.experiments.study import Study
-from lmmem.experiments.texts import Text, known_texts, own_texts
+from lmmem.experiments.texts import Text, known_texts, own_prose, own_texts
 from lmmem.measures.complexity import z_complexity
 from lmmem.measures.repeats import count_repeats
 from lmmem.measures.runs import LEAST
@@ -139,8 +139,10 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
         Study(str(file), dtype="float32", data=Corpus(rows, rows_per_step=1, steps=0, prefix=prefix))
         for rows in (natural, natural[:COST_ROWS])
     )
-    heads = [_head(study, text.text, size.most) for text in known]
-    scan = study.scan(heads, stride=size.stride)
+    heads, control = (
+        [_head(study, text, size.most) for text in texts] for texts in ([text.text for text in known], own_prose())
+    )
+    scan = study.scan(heads, control, stride=size.stride)
     sigmas = [held_out.sigma_that_costs(cost) for cost in size.costs]
     scores = study.scores(asked).drop(columns=["model", "step"])
     said = study.greedy(asked)
@@ -161,7 +163,7 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
         **{"terms": package.terms, "sha256": _sha256(file), "quantisation": quantisation(str(file), study.step)},
         **{"dtype": "float32", "costs": dict(zip(map(str, size.costs), sigmas, strict=True)), "size": size._asdict()},
         **{"texts": [text.name for text in known], "genres": [text.genre for text in known]},
-        **{"of": scan.of, "left_out": scan.left_out, "seed": study.seed, "environment": environment()},
+        **{"left_out": scan.left_out, "seed": study.seed, "environment": environment()},
     }
     for part, table in found.items():
         path = folder / name / f"{part}.parquet"
@@ -184,9 +186,8 @@ def measured(name: str, folder: Path = FOLDER) -> Measured:
     found = {part: _wide(tables.load(path)[0]) for part, path in paths.items()}
     record = tables.load(paths["windows"])[1]
     windows, control, changed = (found.pop(part) for part in ("windows", "control", "changed"))
-    scan = Scan(
-        windows, control, changed, record["texts"], record["of"], False, record["left_out"], seed=record["seed"]
-    )
+    prose = {"of": "the prose of lmmem", "chosen": False}  # which is of no text's kind
+    scan = Scan(windows, control, changed, record["texts"], **prose, left_out=record["left_out"], seed=record["seed"])
     return Measured(scan, **found, record=record)
 
 

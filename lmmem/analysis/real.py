@@ -1,0 +1,256 @@
+"""What models that nobody here trained know and recite of texts that all the world copies: what the page on them tells.
+
+Tables of :mod:`lmmem.experiments.real` in, tidy tables and numbers out. Knows neither how anything is measured, nor
+models, nor figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pandas as pd
+from scipy import stats
+
+from lmmem.analysis import detection, hidden
+from lmmem.analysis.randomisation import compare_arms
+from lmmem.analysis.runs import runs
+from lmmem.analysis.scan import Scanned, found, recited_share
+from lmmem.analysis.statistics import LEVEL, Interval, interval
+
+__all__ = [
+    "answer",
+    "areas",
+    "by_noise",
+    "by_sampling",
+    "by_text",
+    "known",
+    "learning",
+    "over_draws",
+    "provenance",
+    "savings",
+    "told_noise",
+    "told_savings",
+]
+
+KNOWN, NEVER = "known 1", "never seen 0"  # arms
+
+SCORES = {
+    **{"loss": "loss", "whole_row": "loss, prompt too", "zlib_normalised": "loss, zlib-normalised"},
+    **{"min_k": "Min-K%", "min_k_plus": "Min-K%++", "mean_rank": "mean rank"},
+    **{"over_mismatched": "loss over mismatched prompts"},
+}
+
+
+class Measured(Protocol):
+    """What was measured of a model, as :func:`lmmem.experiments.real.measured` gives it."""
+
+    @property
+    def scan(self) -> Scanned: ...
+    @property
+    def passages(self) -> pd.DataFrame: ...
+    @property
+    def noise(self) -> pd.DataFrame: ...
+    @property
+    def sampled(self) -> pd.DataFrame: ...
+    @property
+    def extraction(self) -> pd.DataFrame: ...
+    @property
+    def relearned(self) -> pd.DataFrame: ...
+    @property
+    def record(self) -> Mapping[str, Any]: ...
+
+
+Models = Mapping[str, Measured]
+
+
+def by_text(models: Models, names: Sequence[str]) -> pd.DataFrame:
+    """How well each text is known, and what of it is recited.
+
+    Parameters
+    ----------
+    models : by name. names : of the scanned texts.
+
+    Returns
+    -------
+    One line a text, and for each model: loss (nats per token, mean of its windows), recited (share of its tokens in
+    runs of 16 or more), longest (tokens recited in a run), found (windows by rule 16, of how many); last the control.
+    """
+    columns = []
+    for of in models.values():
+        windows, control = of.scan.windows, of.scan.control
+        named = found(windows, control, chosen=of.scan.chosen)
+        parts = {name: windows[windows.text == number] for number, name in enumerate(names)}
+        lines = {
+            name: {
+                "loss": f"{part.cross_entropy.mean():.2f}",
+                "recited": f"{recited_share(part).estimate:.0%}",
+                "longest": str(_longest(part)),
+                "found": f"{named[part.index].sum()} of {len(part)}" if name in names else "",
+            }
+            for name, part in (parts | {"never seen": control}).items()
+        }
+        columns.append(pd.DataFrame.from_dict(lines, orient="index"))
+    return pd.concat(columns, axis=1, keys=list(models))
+
+
+def learning(models: Models) -> pd.DataFrame:
+    """kl-LD after each presentation of the passages and of their twins, as :func:`lmmem.analysis.hidden.learning`.
+
+    Returns
+    -------
+    Its lines with a column model.
+    """
+    return pd.concat([hidden.learning(of.relearned).assign(model=name) for name, of in models.items()])
+
+
+def over_draws(models: Models, sizes: Sequence[int] = (1, 2, 4, 8)) -> pd.DataFrame:
+    """Expected best-of-N kl-LD at the larger sigma; as :func:`lmmem.analysis.hidden.over_draws`, and model."""
+    found = []
+    for name, of in models.items():
+        table = hidden.over_draws(of.noise, sizes=sizes)
+        found.append(table[table.sigma == table.sigma.max()].assign(model=name))
+    return pd.concat(found, ignore_index=True)
+
+
+def by_noise(models: Models, seed: int = 0) -> pd.DataFrame:
+    """What passages gain by noise beyond their twins; as :func:`lmmem.analysis.hidden.by_noise`, and model."""
+    found = [hidden.by_noise([of.passages], [of.noise], seed=seed).assign(model=name) for name, of in models.items()]
+    return pd.concat(found, ignore_index=True)
+
+
+def told_noise(gains: pd.DataFrame) -> pd.DataFrame:
+    """Gains by noise as a table to read, a line a model and sigma."""
+    found = {name: hidden.told_noise(of).droplevel(["kind", "null"]) for name, of in gains.groupby("model", sort=False)}
+    return pd.concat(found, names=["model"]).rename(index="{:.2g}".format, level="sigma")
+
+
+def savings(models: Models, seed: int = 0) -> pd.DataFrame:
+    """What relearning saves beyond twins; as :func:`lmmem.analysis.hidden.savings`, and model."""
+    found = [hidden.savings(of.relearned, seed=seed).assign(model=name) for name, of in models.items()]
+    return pd.concat(found, ignore_index=True)
+
+
+def told_savings(saved: pd.DataFrame) -> pd.DataFrame:
+    """Savings as a table to read, a line a model: tokens, and beside twins that were as likely."""
+    beside = hidden.told_checks(saved).reset_index(drop=True)[["presentations saved", "beside equals"]]
+    told = hidden.told_savings(saved).reset_index(drop=True).join(beside)
+    return told.set_index(saved.model.rename("model"))
+
+
+def by_sampling(models: Models, seed: int = 0) -> pd.DataFrame:
+    """Tokens that the best of the samples gains, of passages beyond twins.
+
+    Returns
+    -------
+    One line a model: model, samples, estimate, low, high (tokens, clustered by text), n.
+    """
+    lines = []
+    for name, of in models.items():
+        best = of.sampled.groupby("index").kl_ld.min()
+        table = of.passages.assign(gain=of.passages.kl_ld - of.passages["index"].map(best))
+        found = interval(compare_arms(table, "gain", NEVER, halves=False, seed=seed), arm=KNOWN)
+        lines.append((name, of.sampled["sample"].nunique(), *found))
+    return pd.DataFrame(lines, columns=["model", "samples", *Interval._fields])
+
+
+def areas(models: Models) -> pd.DataFrame:
+    """How well each score of the likelihood tells passages from twins that are as likely, as text.
+
+    Returns
+    -------
+    A line a score, a column a model: area under the ROC curve with its interval, clustered by text.
+    """
+    columns = {}
+    for name, of in models.items():
+        table = of.passages.rename(columns=SCORES)
+        found = detection.compare(table, list(SCORES.values()), NEVER).set_index("score")
+        columns[name] = [Interval(*ends).brief(2) for ends in found[[*Interval._fields]].to_numpy()]
+    return pd.DataFrame(columns, index=pd.Index(list(SCORES.values()), name="score"))
+
+
+def known(models: Models) -> dict[str, object]:
+    """How much better the scanned texts are known than never-seen prose, and how little of them is recited.
+
+    Returns
+    -------
+    loss, never : of each model, nats per token of the texts and of the control, as text; recited : the share of the
+    texts' tokens in runs that are recited, with an interval over blocks.
+    """
+    each = {name: of.scan for name, of in models.items()}
+    shares = {name: recited_share(scan.windows, seed=scan.seed) for name, scan in each.items()}
+    return {
+        "loss": _each({name: f"{scan.windows.cross_entropy.mean():.2f}" for name, scan in each.items()}),
+        "never": _each({name: f"{scan.control.cross_entropy.mean():.2f}" for name, scan in each.items()}),
+        "recited": _each({n: f"{s.estimate:.1%} ({s.low:.1%} to {s.high:.1%})" for n, s in shares.items()}),
+    }
+
+
+def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str, object]:
+    """What the page opens with: rules 18 and 19 of the plan, in words.
+
+    Parameters
+    ----------
+    models : by name. gains : as :func:`by_noise` gives it. saved : as :func:`savings` gives it.
+
+    Returns
+    -------
+    Those of :func:`known`; noise, best, relearning : tokens beyond twins, of each model, as text; finds, saves,
+    beyond : of which models that is shown (of noise with Bonferroni's bound over models and sigmas); n : passages.
+    """
+    clusters = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
+    scores = {score: gains[gains.score == score] for score in ("fresh half", "best of N")}
+    fresh = scores["fresh half"]
+    wider = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(fresh), clusters - 1) / stats.t.ppf((1 + LEVEL) / 2, clusters - 1)
+    shown = fresh.model[fresh.estimate - wider * (fresh.estimate - fresh.low) > 0].tolist()
+    found, beyond = (saved.model[saved.verdict.str.startswith(words)].tolist() for words in ("found", "found, beyond"))
+    return known(models) | {
+        "noise": _intervals(fresh),
+        "best": _intervals(scores["best of N"]),
+        "finds": _shown(shown, list(models), "noise finds more than luck"),
+        "relearning": _intervals(saved),
+        "saves": _shown(found, list(models), "teaching them again saves more than of twins"),
+        "beyond": _shown(beyond, list(models), "it does beside twins that were as likely"),
+        "n": int(saved.n.min()),
+    }
+
+
+def provenance(models: Models) -> str:
+    """What the models are, and what they were measured with, in one line."""
+    told = []
+    for name, of in models.items():
+        record, made = of.record, of.record["environment"]
+        told.append(
+            f"{name} ({record['package']}, {record['terms']}, SHA-256 {record['sha256'][:16]}.., stored as "
+            f"{record['quantisation']}), {record['dtype']} on {made['processor']}, lmmem {made['lmmem']} "
+            f"{made['commit']}, torch {made['torch']}, transformers {made['transformers']}; measured {made['date']}"
+        )
+    return ". ".join(told)
+
+
+def _each(told: Mapping[str, str]) -> str:
+    """A figure of each model, in words."""
+    return ", ".join(f"{figure} ({name})" for name, figure in told.items())
+
+
+def _intervals(lines: pd.DataFrame) -> str:
+    """Intervals of each model, in words."""
+    told = {
+        str(name): " and ".join(Interval(*ends).brief() for ends in part[[*Interval._fields]].to_numpy())
+        for name, part in lines.groupby("model", sort=False)
+    }
+    return _each(told)
+
+
+def _shown(there: Sequence[str], every: Sequence[str], what: str) -> str:
+    """Of which models something is shown, in words."""
+    others = [name for name in every if name not in there]
+    if len(others) == len(every):
+        return f"it is not shown of any that {what}"
+    shown = f"{what} in {' and '.join(name for name in every if name in there)}"
+    return shown + (f", which is not shown of {' and '.join(others)}" if others else "")
+
+
+def _longest(windows: pd.DataFrame) -> int:
+    found = runs(windows, 1)
+    return int(found.tokens.max()) if len(found) else 0
