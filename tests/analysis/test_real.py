@@ -1,0 +1,133 @@
+"""What the page on real models tells, on tables whose truth was planted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmmem.analysis import real
+from lmmem.analysis.scan import WORDS
+
+PAIRS, TEXTS, DRAWS, ROUNDS = 24, 12, 12, 6
+NAMES = ["one", "two"]
+
+
+def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, seed: int = 0) -> SimpleNamespace:
+    """A model: passages gain so many tokens under any noise, and are so many ahead from the first presentation on."""
+    rng = np.random.default_rng(seed)
+    there = np.arange(2 * PAIRS) < PAIRS
+    passages = pd.DataFrame({"index": range(2 * PAIRS), "arm": np.where(there, "known 1", "never seen 0")})
+    passages["group"] = passages.arm.str[:-2]
+    passages = passages.assign(presentations=there.astype(int), block=np.tile(range(PAIRS), 2), step=-1)
+    passages["file"] = np.where(there, np.arange(2 * PAIRS) % TEXTS, 100 + np.arange(2 * PAIRS)).astype(str)
+    passages["kl_first"], passages["kl_second"] = rng.integers(26, 32, (2, 2 * PAIRS))
+    passages["kl_ld"] = passages.kl_first + passages.kl_second
+    for score in real.SCORES:
+        passages[score] = rng.normal(size=2 * PAIRS) + likelier * there
+    tries = passages.loc[passages.index.repeat(2 * DRAWS)].reset_index(drop=True)
+    tries = tries.assign(
+        sigma=np.tile(np.repeat([0.001, 0.004], DRAWS), 2 * PAIRS), draw=list(range(DRAWS)) * 4 * PAIRS
+    )
+    tries["kl_first"] = tries.kl_first + rng.normal(0, 1, len(tries))
+    tries["kl_second"] = tries.kl_second + rng.normal(0, 1, len(tries)) - gain * tries.presentations
+    tries["kl_ld"] = tries.kl_first + tries.kl_second
+    again = passages.drop(columns=["kl_first", "kl_second"])
+    again = again.loc[again.index.repeat(ROUNDS + 1)].reset_index(drop=True).assign(seed=0)
+    again["presentation"] = list(range(ROUNDS + 1)) * 2 * PAIRS
+    later = (again.presentation > 0) * again.presentations
+    again["kl_ld"] = again.kl_ld - 4 * again.presentation - saved * later + rng.normal(0, 1, len(again))
+    again["cross_entropy"] = 3.0 + 0.01 * again.block - 0.1 * again.presentation
+    windows = pd.DataFrame({"index": range(60), "text": np.repeat([0, 1], 30), "token": 64 * np.tile(range(30), 2)})
+    windows["cross_entropy"] = np.exp(rng.normal(0, 0.1, 60))
+    windows["recited"] = np.where(np.arange(60) == 31, WORDS, 0)
+    control = windows.assign(text=0, token=64 * np.arange(60), recited=0, cross_entropy=windows.cross_entropy * 5)
+    scan = SimpleNamespace(windows=windows, control=control, changed=None, of="", chosen=False, left_out=0, seed=0)
+    made = {"processor": "a processor", "lmmem": "1", "commit": "c", "torch": "2", "transformers": "5", "date": "now"}
+    record = {"package": "p 1.0", "terms": "free", "sha256": "ab" * 32, "quantisation": "Q4", "dtype": "float32"}
+    return SimpleNamespace(
+        **{"scan": scan, "passages": passages, "noise": tries, "relearned": again, "extraction": None},
+        sampled=tries[tries.sigma == 0.001].rename(columns={"draw": "sample"}).assign(temperature=0.6),
+        record=record | {"environment": made},
+    )
+
+
+def answered(**models) -> dict[str, object]:
+    return real.answer(models, real.by_noise(models), real.savings(models))
+
+
+def test_nothing_is_said_to_be_found_where_nothing_was_planted():
+    said = answered(one=simulated(seed=1), two=simulated(seed=2))
+    assert said["finds"] == "it is not shown of any that noise finds more than luck"
+    assert said["saves"] == "it is not shown of any that teaching them again saves more than of twins"
+    assert said["n"] == PAIRS
+
+
+def test_what_was_planted_in_one_model_is_found_in_that_one():
+    said = answered(one=simulated(seed=1), two=simulated(gain=3.0, saved=8.0, seed=2))
+    assert said["finds"] == "noise finds more than luck in two, which is not shown of one"
+    assert said["saves"] == "teaching them again saves more than of twins in two, which is not shown of one"
+    assert said["beyond"] == "it does beside twins that were as likely in two, which is not shown of one"
+    lines = real.by_noise({"two": simulated(gain=3.0, seed=2)})
+    fresh = lines[lines.score == "fresh half"]
+    assert fresh.low.lt(3.0).all() and fresh.high.gt(3.0).all()
+    assert real.told_noise(lines).verdict.tolist() == ["finds", "finds"]
+
+
+def test_rule_18_asks_more_of_four_intervals_than_of_one():
+    models = {"one": simulated(seed=1), "two": simulated(seed=2)}
+    gains = real.by_noise(models)
+    gains["estimate"], gains["low"], gains["high"] = 1.0, 0.05, 1.95
+    said = real.answer(models, gains, real.savings(models))
+    assert said["finds"] == "it is not shown of any that noise finds more than luck"
+    gains["low"] = 0.5
+    assert real.answer(models, gains, real.savings(models))["finds"] == "noise finds more than luck in one and two"
+
+
+def test_noise_that_finds_nothing_is_seldom_said_to_find():
+    saved = real.savings({"one": simulated(seed=0)})
+    models = [{"one": simulated(seed=seed)} for seed in range(10, 30)]
+    told = [str(real.answer(model, real.by_noise(model), saved)["finds"]) for model in models]
+    assert sum(not words.startswith("it is not") for words in told) <= 3  # 1 is expected, two-sided
+
+
+def test_texts_are_told_one_by_one_and_last_the_control():
+    table = real.by_text({"one": simulated(seed=3)}, NAMES)["one"]
+    assert table.index.tolist() == ["one", "two", "never seen"]
+    windows = simulated(seed=3).scan.windows
+    losses = [f"{windows.cross_entropy[windows.text == text].mean():.2f}" for text in (0, 1)]
+    assert table.loss.tolist()[:2] == losses
+    assert table.longest.tolist() == ["0", str(WORDS), "0"]
+    assert table.found.tolist() == ["0 of 30", "1 of 30", ""]
+    assert table.recited.tolist() == ["0%", f"{WORDS / (30 * 64):.0%}", "0%"]
+
+
+def test_samples_are_compared_pair_by_pair():
+    model = simulated(gain=5.0, seed=4)
+    (line,) = real.by_sampling({"one": model}).itertuples()
+    best = model.sampled.groupby("index").kl_ld.min()
+    gain = (model.passages.set_index("index").kl_ld - best).to_numpy()
+    assert line.estimate == pytest.approx((gain[:PAIRS] - gain[PAIRS:]).mean())
+    assert (line.samples, line.n) == (DRAWS, PAIRS)
+
+
+def test_areas_are_those_of_planted_scores():
+    table = real.areas({"null": simulated(seed=5), "likelier": simulated(likelier=3.0, seed=6)})
+    assert all(float(cell.split()[0]) > 0.9 for cell in table.likelier)
+    covered = [float(cell.split("(")[1].split()[0]) < 0.5 < float(cell.split()[-1][:-1]) for cell in table.null]
+    assert sum(covered) >= len(covered) - 1
+
+
+def test_curves_and_draws_tell_passages_from_twins():
+    models = {"one": simulated(seed=1), "two": simulated(seed=2)}
+    curves = real.learning(models)
+    assert set(curves.what) == {"there", "never seen"} and set(curves.model) == {"one", "two"}
+    drawn = real.over_draws(models)
+    assert set(drawn.sigma) == {0.004} and set(drawn.what) == {"there", "never seen"}
+
+
+def test_provenance_names_package_weights_and_code():
+    said = real.provenance({"one": simulated()})
+    assert "one (p 1.0, free, SHA-256 abababababababab.., stored as Q4), float32 on a processor, lmmem 1 c" in said
