@@ -50,8 +50,8 @@ WORDS = ("tokens", "prefix", "said", "ends")  # columns that hold what a text sa
 class Packaged(NamedTuple):
     """A model in the package index: its distribution, its terms, where its file is, and the rate it is taught at.
 
-    The rate is the largest of 5e-4, 2e-4 and 1e-4 at which never-seen prose, and nothing else, was learnt from the
-    first presentation on (book/plan.md).
+    The rate is the larger of 5e-4 and 1e-4 at which never-seen prose, and nothing else, was learnt from the first
+    presentation on (book/plan.md).
     """
 
     distribution: str
