@@ -49,6 +49,11 @@ FEW = "{} negatives"  # too few for a share found at 1 % false alarms
 SHORT = {"found, beyond the likelihood": "found *"}
 SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
+# What else is made of one forward pass, of the passage or of others beside it.
+OTHER_SCORES = (
+    *("loss, prompt too", "loss, zlib-normalised", "loss over twins", "loss over an earlier step"),
+    *("Min-K%", "Min-K%++", "mean rank", "loss over mismatched prompts"),
+)
 # Of whose shares found at few false alarms a table tells: one of each sort.
 TOLD = ("loss", "Min-K%++", "noise, fresh half", "relearning")
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
@@ -576,7 +581,8 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     -------
     noise, likelihood, relearning : the kinds that each finds beside its null (of hidden and erased, that treated
     alike), those that it is not shown to find, and those of which there is no verdict, in words. outside : the same
-    of the likelihood beside untouched passages, which is what one has who knows of no treatment.
+    of the likelihood beside untouched passages, which is what one has who knows of no treatment; and which of its
+    other scores tell what it does not.
 
     Raises
     ------
@@ -589,11 +595,22 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     for name, probe in {"noise": "noise, fresh half", "likelihood": "loss"}.items():
         lines = main[main.probe == probe]
         told[name] = _finds(lines.kind, lines.verdict == "tells", lines.verdict.str.contains("no verdict"))
-    outside = areas[(areas.null == "untouched") & (areas.probe == "loss")]
-    told["outside"] = _finds(outside.kind, outside.verdict == "tells", outside.verdict.str.contains("no verdict"))
+    told["outside"] = _outside(areas[areas.null == "untouched"])
     lines = found[found.null != "untouched"]
     sides = lines.verdict.str.startswith("found"), lines.verdict.str.contains("no verdict")
     return told | {"relearning": _finds(lines.kind, *sides)}
+
+
+def _outside(areas: pd.DataFrame) -> str:
+    """What the likelihood finds beside untouched passages, and which of its other scores tell what it does not."""
+    loss = areas[areas.probe == "loss"]
+    said = _finds(loss.kind, loss.verdict == "tells", loss.verdict.str.contains("no verdict"))
+    missed = loss.kind[loss.verdict != "tells"]
+    others = areas[areas.kind.isin(missed) & areas.probe.isin(OTHER_SCORES) & (areas.verdict == "tells")]
+    for kind, lines in others.groupby("kind"):
+        cells = zip(lines.probe, _cells(lines, "estimate", "low", "high", digits=2), strict=True)
+        said += f"; other scores of it tell the {kind}: {', '.join(map(' '.join, cells))}"
+    return said
 
 
 def _finds(kinds: pd.Series, yes: pd.Series, undecided: pd.Series) -> str:

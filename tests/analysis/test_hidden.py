@@ -266,6 +266,12 @@ def test_what_each_finds_is_told_in_words():
     }
     few = hidden.savings(treated().query("index < 12 or index >= 32"), permutations=99)
     assert hidden.quotable(few, areas)["relearning"] == "is without a verdict on the hidden"
+    areas = hidden.tells(asked({"loss": 0.0, "noise, fresh half": 0.0, "mean rank": 2.0, "Min-K%": 0.0, "hints": 2.0}))
+    rank = areas[(areas.null == "untouched") & (areas.probe == "mean rank")].iloc[0]
+    assert hidden.quotable(hidden.savings(treated(), permutations=99), areas)["outside"] == (
+        "is not shown to find the hidden; other scores of it tell the hidden: mean rank "
+        f"{rank.estimate:.2f} ({rank.low:.2f} to {rank.high:.2f})"
+    )
 
 
 def test_how_an_organism_was_made_is_read_off_its_three_steps():

@@ -214,13 +214,14 @@ def test_readme_says_what_the_results_say():
     )
     told = {
         probe: statistics.interval(areas, kind="erased", null="untouched", probe=probe)
-        for probe in ("loss", "noise, best", "relearning")
+        for probe in ("loss", "mean rank", "noise, best", "relearning")
     }
     for said in (
         f"{erased.kl_ld:.1f} tokens from the text, and passages that were never there at {erased.kl_ld_null:.0f}",
         f"(saved {erased.estimate:.0f} tokens, 95 % interval {erased.low:.0f} to {erased.high:.0f}, n = {erased.n})",
         f"noise has an area under the ROC curve of {told['noise, best'].brief()}",
-        f"the likelihood of {told['loss'].brief()}",
+        f"the likelihood of {told['loss'].brief()[:-1]}; the best of its scores, the mean rank of the tokens, "
+        f"{told['mean rank'].brief()})",
         f"relearning of {told['relearning'].brief()}",
         f"saves {forgotten.brief(0)} tokens of what was forgotten (n = {forgotten.n})",
         f"{after.brief(1)} of what was met once, taught again just after it (n = {after.n})",
