@@ -64,12 +64,12 @@ class Measured(Protocol):
 Models = Mapping[str, Measured]
 
 
-def by_text(models: Models, names: Sequence[str]) -> pd.DataFrame:
+def by_text(models: Models) -> pd.DataFrame:
     """How well each text is known, and what of it is recited.
 
     Parameters
     ----------
-    models : by name. names : of the scanned texts.
+    models : by name; of each the scan has the names of its texts.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def by_text(models: Models, names: Sequence[str]) -> pd.DataFrame:
     """
     columns = []
     for of in models.values():
-        windows, control = of.scan.windows, of.scan.control
+        windows, control, names = of.scan.windows, of.scan.control, of.record["texts"]
         named = found(windows, control, chosen=of.scan.chosen)
         parts = {name: windows[windows.text == number] for number, name in enumerate(names)}
         lines = {
@@ -195,8 +195,8 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str
 
     Returns
     -------
-    Those of :func:`known`; noise, best, relearning : tokens beyond twins, of each model, as text; finds, saves,
-    beyond : of which models that is shown (of noise with Bonferroni's bound over models and sigmas); n : passages.
+    Those of :func:`known`; noise, best, relearning : tokens beyond twins, of each model, as text; finds, saves : of
+    which models that is shown (of noise with Bonferroni's bound over models and sigmas); n : passages.
     """
     clusters = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
     scores = {score: gains[gains.score == score] for score in ("fresh half", "best of N")}
@@ -209,8 +209,8 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str
         "best": _intervals(scores["best of N"]),
         "finds": _shown(shown, list(models), "noise finds more than luck"),
         "relearning": _intervals(saved),
-        "saves": _shown(found, list(models), "teaching them again saves more than of twins"),
-        "beyond": _shown(beyond, list(models), "it does beside twins that were as likely"),
+        "saves": _shown(found, list(models), "teaching them again saves more than of twins")
+        + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
         "n": int(saved.n.min()),
     }
 

@@ -34,7 +34,7 @@ from lmmem.storage import tables
 from lmmem.storage.files import cache_folder
 from lmmem.storage.provenance import environment
 
-__all__ = ["FULL", "MODELS", "Measured", "Size", "main", "measure", "measured", "passages"]
+__all__ = ["FULL", "MODELS", "Measured", "Size", "every", "main", "measure", "measured", "passages"]
 
 FOLDER = RESULTS / "real"
 WINDOW = PROMPT + CONTINUATION
@@ -196,6 +196,15 @@ def measured(name: str, folder: Path = FOLDER) -> Measured:
     told = {"left_out": record["left_out"], "seed": record["seed"]}
     scan = Scan(windows, control, changed, record["texts"], "the prose of lmmem", chosen=False, **told)
     return Measured(scan, **found, record=record)
+
+
+def every(folder: Path = FOLDER) -> dict[str, Measured]:
+    """What was measured of each model of which anything was, by name.
+
+    >>> "smollm2-135m-instruct" in every()
+    True
+    """
+    return {name: measured(name, folder) for name in MODELS if (folder / name).is_dir()}
 
 
 def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> tuple[pd.DataFrame, np.ndarray]:

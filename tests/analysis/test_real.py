@@ -50,7 +50,7 @@ def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, s
     return SimpleNamespace(
         **{"scan": scan, "passages": passages, "noise": tries, "relearned": again, "extraction": None},
         sampled=tries[tries.sigma == 0.001].rename(columns={"draw": "sample"}).assign(temperature=0.6),
-        record=record | {"environment": made},
+        record=record | {"environment": made, "texts": NAMES},
     )
 
 
@@ -68,8 +68,10 @@ def test_nothing_is_said_to_be_found_where_nothing_was_planted():
 def test_what_was_planted_in_one_model_is_found_in_that_one():
     said = answered(one=simulated(seed=1), two=simulated(gain=3.0, saved=8.0, seed=2))
     assert said["finds"] == "noise finds more than luck in two, which is not shown of one"
-    assert said["saves"] == "teaching them again saves more than of twins in two, which is not shown of one"
-    assert said["beyond"] == "it does beside twins that were as likely in two, which is not shown of one"
+    assert said["saves"] == (
+        "teaching them again saves more than of twins in two, which is not shown of one; "
+        "it does beside twins that were as likely in two, which is not shown of one"
+    )
     lines = real.by_noise({"two": simulated(gain=3.0, seed=2)})
     fresh = lines[lines.score == "fresh half"]
     assert fresh.low.lt(3.0).all() and fresh.high.gt(3.0).all()
@@ -94,7 +96,7 @@ def test_noise_that_finds_nothing_is_seldom_said_to_find():
 
 
 def test_texts_are_told_one_by_one_and_last_the_control():
-    table = real.by_text({"one": simulated(seed=3)}, NAMES)["one"]
+    table = real.by_text({"one": simulated(seed=3)})["one"]
     assert table.index.tolist() == ["one", "two", "never seen"]
     windows = simulated(seed=3).scan.windows
     losses = [f"{windows.cross_entropy[windows.text == text].mean():.2f}" for text in (0, 1)]
