@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lmmem.analysis import event_study, stationarity
+from lmmem.analysis import stationarity
 from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
+from lmmem.analysis.trajectories import BITS
 
 __all__ = [
     "after_last",
@@ -187,7 +188,7 @@ def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: s
         alone = measured[measured.step.isin(steps[-k:])].groupby("index")[["cross_entropy", "kl_ld"]].mean()
         both = mean.merge(alone.add_suffix("_alone"), left_on="index", right_index=True)
         both = both.assign(
-            bits=event_study.BITS * (both.cross_entropy_alone - both.cross_entropy),
+            bits=BITS * (both.cross_entropy_alone - both.cross_entropy),
             tokens=both.kl_ld_alone - both.kl_ld,
         )
         over = over_twins(both, "bits", ["arm"], twins=twins, seed=seed).set_index("arm")

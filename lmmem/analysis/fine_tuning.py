@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lmmem.analysis.contrasts import as_told, told_side
-from lmmem.analysis.event_study import TWINS, bits
 from lmmem.analysis.randomisation import cluster_mean, compare_arms, power, proportion
 from lmmem.analysis.statistics import Interval, check_columns, interval
+from lmmem.analysis.trajectories import TWINS, bits
 
 __all__ = ["ahead", "answer", "behind_prefix", "beside_twins", "gained"]
 

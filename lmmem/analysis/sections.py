@@ -11,7 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from lmmem.analysis import event_study, randomisation, stationarity
+from lmmem.analysis import (
+    between_organisms,
+    end_of_training,
+    event_study,
+    fading,
+    randomisation,
+    stationarity,
+    trajectories,
+)
 from lmmem.analysis.contrasts import after_last, as_told, over_twins, stacked, told_from, told_side
 from lmmem.analysis.contrasts import fluctuations as tell_fluctuations
 from lmmem.analysis.statistics import (
@@ -47,7 +55,7 @@ __all__ = [
 ]
 
 Numbers = dict[str, object]
-Shared = dict[str, Any]  # arguments of event_study, by name
+Shared = dict[str, Any]  # arguments of event_study and fading, by name
 
 
 def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int = 0) -> Numbers:
@@ -150,9 +158,9 @@ def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
 
     Parameters
     ----------
-    measured : as :mod:`lmmem.analysis.event_study` says, with kl_ld.
-    shared : arguments of its functions, by name: arm (of those presented once), twins (of the unexposed),
-        every (steps between checkpoints), earliest.
+    measured : as :mod:`lmmem.analysis.trajectories` says, with kl_ld.
+    shared : of :func:`lmmem.analysis.event_study.once_and_never`: arm (of those presented once), twins (of the
+        unexposed), every (steps between checkpoints), earliest.
 
     Returns
     -------
@@ -167,7 +175,7 @@ def once(measured: pd.DataFrame, shared: Shared) -> Numbers:
     narrow = event_study.by_lag(measured, "kl_ahead", **shared, level=0.9)
     first, first_kl, first_narrow = (interval(table, lag=table.lag[0]) for table in (bits, kl, narrow))
     end = measured[measured.step == measured.step.max()]
-    last = interval(event_study.by_presentations(end[end.arm.isin([arm, twins])], twins), arm=arm)
+    last = interval(end_of_training.by_presentations(end[end.arm.isin([arm, twins])], twins), arm=arm)
     end_kl = over_twins(end.assign(ahead=-end.kl_ld), "ahead", ["arm"], twins=twins)
     return {
         "bits": first,
@@ -195,11 +203,11 @@ def decay(measured: pd.DataFrame, shared: Shared, seed: int = 0) -> Numbers:
     much. tau, t0, b : of both curves. first_slope, kept_slope : bits for each 100 steps later; first_side, kept_side.
     z_first, z_kept : bits for each 0.1 of z-complexity; z_side.
     """
-    panel = event_study.half_life(measured, **shared, seed=seed)
-    shape = event_study.decay_shape(measured, **shared, seed=seed)
-    slopes = event_study.early_against_late(measured, **shared)
+    panel = fading.half_life(measured, **shared, seed=seed)
+    shape = fading.decay_shape(measured, **shared, seed=seed)
+    slopes = fading.early_against_late(measured, **shared)
     first, kept = (interval(slopes, term=term) for term in ("first", "kept"))
-    by_z = event_study.by_complexity(measured, **shared)
+    by_z = fading.by_complexity(measured, **shared)
     z_first, z_kept = (interval(by_z, term=term) for term in ("first", "kept"))
     fits = shape.fits.set_index("parameter").value
     return {
@@ -303,18 +311,18 @@ def recency(end: pd.DataFrame, arm: str, twins: str, seed: int = 0) -> Numbers:
     likelihood with the order of exposure, of those presented once.
     fuzzy : what presentations with replaced tokens are worth, in words: rule 9.
     """
-    slopes = event_study.recency_and_repetition(end, twins)
+    slopes = end_of_training.recency_and_repetition(end, twins)
     return {
         "presentations": interval(slopes, term="presentations"),
         "recency": interval(slopes, term="recency"),
-        "palimpsest": event_study.palimpsest(end, arm, seed),
+        "palimpsest": end_of_training.palimpsest(end, arm, seed),
         "fuzzy": _told_fuzzy(end, twins),
     }
 
 
 def _told_fuzzy(end: pd.DataFrame, twins: str) -> str:
     try:
-        return f"are worth {event_study.worth(end, twins=twins):.2f} of sixteen exact ones"
+        return f"are worth {end_of_training.worth(end, twins=twins):.2f} of sixteen exact ones"
     except ValueError as error:
         return f"cannot be told here: {error}"
 
@@ -371,7 +379,7 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    runs : as for :func:`lmmem.analysis.event_study.by_organism`.
+    runs : as for :func:`lmmem.analysis.between_organisms.by_organism`.
 
     Returns
     -------
@@ -384,7 +392,7 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         raise ValueError("no organism was measured: make replicates")
     last = runs[runs.step == runs.step.max()]
-    last = last.assign(bits=event_study.bits(last), tokens=-last.kl_ld)
+    last = last.assign(bits=trajectories.bits(last), tokens=-last.kl_ld)
     found = {name: randomisation.compare_arms(last, name).drop(columns="left_out") for name in ("bits", "tokens")}
     told = as_told(stacked(found, "in").drop(columns="p"), "ahead")
     return told[["in", *told.columns.drop("in")]]
@@ -395,7 +403,7 @@ def organisms(runs: pd.DataFrame) -> Numbers:
 
     Parameters
     ----------
-    runs : as for :func:`lmmem.analysis.event_study.by_organism`.
+    runs : as for :func:`lmmem.analysis.between_organisms.by_organism`.
 
     Returns
     -------
@@ -412,10 +420,10 @@ def organisms(runs: pd.DataFrame) -> Numbers:
         number = 0 if runs.empty else runs.organism.nunique()
         raise ValueError(f"an interval over organisms needs two that were measured, got {number}: make replicates")
     bits, kl = (
-        event_study.by_organism(runs, value=value).drop_duplicates("organism") for value in ("both", "kl_ahead")
+        between_organisms.by_organism(runs, value=value).drop_duplicates("organism") for value in ("both", "kl_ahead")
     )
-    halves = event_study.by_organism(runs, event_study.half_life).estimate
-    memorised = event_study.counterfactual(runs)
+    halves = between_organisms.by_organism(runs, fading.half_life).estimate
+    memorised = between_organisms.counterfactual(runs)
     return {
         "bits": randomisation.cluster_mean(bits.estimate, bits.organism),
         "kl": randomisation.cluster_mean(kl.estimate, kl.organism),
@@ -423,7 +431,7 @@ def organisms(runs: pd.DataFrame) -> Numbers:
         "halves": f"{halves.min():.0f} to {halves.max():.0f}",
         "organisms": runs.organism.nunique(),
         "memorised": randomisation.cluster_mean(memorised.bits, memorised.file),
-        "share": event_study.passage_share(runs),
+        "share": between_organisms.passage_share(runs),
     }
 
 
@@ -432,7 +440,7 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str]) -> Numbers:
 
     Parameters
     ----------
-    runs : as for :func:`lmmem.analysis.event_study.by_organism`.
+    runs : as for :func:`lmmem.analysis.between_organisms.by_organism`.
     parameters : of each organism that is wanted, in words, from small to large.
 
     Raises
@@ -443,7 +451,7 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str]) -> Numbers:
     lacking = [name for name in parameters if name not in there]
     if len(parameters) - len(lacking) < 2:
         raise ValueError(f"sizes are compared where two were measured; {', '.join(lacking)} were not: make replicates")
-    found = event_study.by_size(runs, parameters)
+    found = between_organisms.by_size(runs, parameters)
     told = [
         f"`{name}` ({weights}) {bits} bits, with a half-life in steps of {half}, and {kl} tokens of kl-LD"
         for name, weights, _, bits, half, kl in found.itertuples(index=False, name=None)
@@ -461,7 +469,7 @@ def front(measured: pd.DataFrame, shared: Shared) -> Numbers:
         "kl": interval(kl, lag=kl.lag[0]),
         "lasts": _told_held(bits, held),
         "kl_lasts": _told_held(kl, held_kl),
-        "half": event_study.half_life(measured, **shared).told[0],
+        "half": fading.half_life(measured, **shared).told[0],
         "longer": "recognised for longer than it is recalled"
         if held > held_kl
         else "recalled as long as it is recognised",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmmem.analysis import contrasts, event_study, sections
+from lmmem.analysis import between_organisms, contrasts, end_of_training, event_study, sections, trajectories
 from lmmem.analysis.prose import tell_if
 
 SHARED = {"arm": "spread 1", "twins": "spread 0", "every": 60, "earliest": 120}
@@ -15,7 +15,7 @@ ARMS = {"spread 0": 8, "spread 1": 8, "spread 16": 2, "fuzzy 16": 2, "elsewhere 
 
 def run(effect=event_study.faded, tokens: float = 0.0, seed: int = 0) -> pd.DataFrame:
     """A training run: a fading effect in bits, and kl-LD about 59 that exposure lowers for 60 steps by some tokens."""
-    table = event_study.simulated(effect, ARMS, blocks=32, last=1500, seed=seed)
+    table = trajectories.simulated(effect, ARMS, blocks=32, last=1500, seed=seed)
     since = table.step - table.exposure_step
     exposed = (table.presentations > 0) & (since >= 0) & (since < 60)
     distance = 59 - tokens * exposed + np.random.default_rng(seed).normal(0, 2, len(table))
@@ -106,7 +106,7 @@ def test_recency_and_number_are_told_apart_and_fuzzy_copies_are_worth_what_they_
     found = sections.recency(table, "spread 1", "spread 0")
     assert found["presentations"].low > 0
     assert found["palimpsest"].low < 0 < found["palimpsest"].high
-    worth = event_study.worth(table, twins="spread 0")
+    worth = end_of_training.worth(table, twins="spread 0")
     assert worth.low < 1 < worth.high
     assert found["fuzzy"] == f"are worth {worth:.2f} of sixteen exact ones"
     without = sections.recency(table[table.arm != "fuzzy 16"], "spread 1", "spread 0")
@@ -121,10 +121,10 @@ def test_what_the_data_cannot_answer_is_said():
 def test_organisms_are_the_units_of_what_is_said_of_all_of_them():
     runs = of_organisms((1, 2, 3))
     found = sections.organisms(runs)
-    each = event_study.by_organism(runs)
+    each = between_organisms.by_organism(runs)
     assert each.groupby("organism", sort=False).estimate.first().mean() == pytest.approx(found["bits"].estimate)
     assert (found["bits"].n, found["organisms"]) == (3, 3)
-    assert found["memorised"].low < np.mean(event_study.counterfactual(runs).bits) < found["memorised"].high
+    assert found["memorised"].low < np.mean(between_organisms.counterfactual(runs).bits) < found["memorised"].high
     assert found["share"].estimate < 0.5  # nothing is planted that a passage would hold in all organisms
     assert found["bits"].low < 80 * 0.5 ** (29 / 120) < found["bits"].high
     low, high = (float(number) for number in found["halves"].split(" to "))
@@ -169,7 +169,7 @@ def test_sizes_say_what_was_not_measured():
 
 def test_power_and_fluctuations_are_tables_or_say_what_they_need():
     table = run()
-    end = at_end(table).assign(bits=lambda t: event_study.bits(t))
+    end = at_end(table).assign(bits=lambda t: trajectories.bits(t))
     assert set(sections.power(end, "spread 0", sizes=(16,)).passages) == {"16"}
     with pytest.raises(ValueError, match="too few for a simulation of 16"):
         sections.power(end[end.block < 2], "spread 0")

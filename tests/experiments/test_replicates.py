@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import lmmem
-from lmmem.analysis import event_study, randomisation, sections
+from lmmem.analysis import randomisation, sections, trajectories
 from lmmem.experiments import replicates
 from lmmem.experiments.__main__ import main
 from lmmem.pocket import organisms
@@ -102,7 +102,7 @@ def test_readme_opens_with_what_was_measured():
     opening = " ".join((replicates.FOLDER.parents[1] / "README.md").read_text().split("![")[0].split())
     found = sections.organisms(runs)
     end = runs[runs.step == runs.step.max()].assign(tokens=lambda table: -table.kl_ld.astype(float))
-    end = end.assign(bits=event_study.bits(end))
+    end = end.assign(bits=trajectories.bits(end))
     arms = (randomisation.compare_arms(end, value).set_index("arm") for value in ("bits", "tokens"))
     bits, tokens = (table.loc["spread 1"] for table in arms)
     first, kl = found["bits"], found["kl"]

@@ -1,4 +1,4 @@
-"""Over organisms: what a passage's own share is, by size, and by z-complexity, with planted truth."""
+"""Over organisms: what a passage's own share is, and what is told by size, with planted truth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmmem.analysis import event_study
-from lmmem.analysis.event_study import BITS, simulated
+from lmmem.analysis import between_organisms, event_study, trajectories
+from lmmem.analysis.trajectories import BITS, simulated
 
 SETS = 100  # of 400, the mean was within 0.02 and 92 to 98 % of the intervals held the truth
 
@@ -30,8 +30,8 @@ def organisms(
 def test_counterfactual_memorisation_is_that_of_a_plain_loop():
     runs = organisms(np.random.default_rng(1), passages=20)
     earlier = runs.assign(step=3, cross_entropy=0.0)  # not looked at
-    found = event_study.counterfactual(pd.concat([runs, earlier])).set_index("passage")
-    runs = runs.assign(bits=event_study.bits(runs))
+    found = between_organisms.counterfactual(pd.concat([runs, earlier])).set_index("passage")
+    runs = runs.assign(bits=trajectories.bits(runs))
     level = {o: one[one.arm == "spread 0"].bits.mean() for o, one in runs.groupby("organism")}
     for passage, lines in runs.groupby("passage"):
         said = {"spread 1": [], "spread 0": []}
@@ -46,7 +46,7 @@ def test_counterfactual_memorisation_is_that_of_a_plain_loop():
 
 def truth(runs: pd.DataFrame, of_passages: float, chance: float) -> float:
     """The share of the variance that is planted, for the numbers of organisms that there are."""
-    found = event_study.counterfactual(runs)
+    found = between_organisms.counterfactual(runs)
     error = (chance**2 / found.exposed + (chance / 2) ** 2 / found.unexposed).mean()
     return of_passages**2 / (of_passages**2 + error)
 
@@ -57,7 +57,7 @@ def test_share_of_the_passage_is_found_on_average_and_its_interval_holds_it(of_p
     estimates, held = [], []
     for _ in range(SETS):
         runs = organisms(rng, of_passages)
-        found, planted = event_study.passage_share(runs), truth(runs, of_passages, 15.0)
+        found, planted = between_organisms.passage_share(runs), truth(runs, of_passages, 15.0)
         estimates.append(found.estimate - planted)
         held.append(found.low <= planted <= found.high)
     assert abs(np.mean(estimates)) < 4 * np.std(estimates) / np.sqrt(SETS)
@@ -67,9 +67,9 @@ def test_share_of_the_passage_is_found_on_average_and_its_interval_holds_it(of_p
 def test_no_passage_of_both_roles_and_no_role_held_twice_are_refused():
     runs = organisms(np.random.default_rng(2), passages=20)
     with pytest.raises(ValueError, match="one organism has met and another has not"):
-        event_study.counterfactual(runs[runs.arm == "spread 1"])
+        between_organisms.counterfactual(runs[runs.arm == "spread 1"])
     with pytest.raises(ValueError, match=r"two organisms have met, .* of 20 files each; got \d"):
-        event_study.passage_share(runs[runs.organism.isin(["o0", "o1"])])
+        between_organisms.passage_share(runs[runs.organism.isin(["o0", "o1"])])
 
 
 def test_sizes_are_told_in_the_order_asked_for_and_a_lack_of_half_life_is_said():
@@ -78,52 +78,11 @@ def test_sizes_are_told_in_the_order_asked_for_and_a_lack_of_half_life_is_said()
         for name, effect in (("large", lambda since: 80 * np.exp(-since / 200)), ("small", lambda since: 0 * since))
     )
     runs = pd.concat([strong, none], ignore_index=True)
-    found = event_study.by_size(runs, {"small": "1 M", "medium": "2 M", "large": "9 M"})
+    found = between_organisms.by_size(runs, {"small": "1 M", "medium": "2 M", "large": "9 M"})
     assert found.organism.tolist() == ["small", "large"]
     assert found.parameters.tolist() == ["1 M", "9 M"]
     assert found["half-life"][0].startswith("a half-life needs first bits")
     first = event_study.by_lag(strong).iloc[0]
     assert found.bits[1] == f"{first.estimate:.1f} ({first.low:.1f} to {first.high:.1f})"
     with pytest.raises(ValueError, match="none of medium was measured"):
-        event_study.by_size(runs, {"medium": "2 M"})
-
-
-def with_z(seed: int, per_tenth: float) -> pd.DataFrame:
-    """Exposure adds 60 bits, and so many for each 0.1 of z-complexity above 0.5; later exposure is of complex text."""
-    table = simulated(lambda since: 60.0 + 0 * since, seed=seed)
-    z = np.random.default_rng(seed).uniform(0.3, 0.9, table["index"].max() + 1)
-    z = z[table["index"]] + 0.0003 * (table.exposure_step - 420) * (table.presentations > 0)
-    exposed = (table.presentations > 0) & (table.step >= table.exposure_step)
-    more = exposed * per_tenth * (z - 0.5) / 0.1
-    return table.assign(z_complexity=z, cross_entropy=table.cross_entropy - more / BITS)
-
-
-@pytest.mark.parametrize("per_tenth", [0.0, 8.0])
-def test_slope_over_complexity_is_found_at_equal_exposure_step(per_tenth):
-    held = []
-    for seed in range(60):
-        found = event_study.by_complexity(with_z(seed, per_tenth))
-        assert found.term.tolist() == ["first", "kept"]
-        held += [*((found.low <= per_tenth) & (per_tenth <= found.high))]
-    assert np.mean(held) >= 0.95 - 2.6 * np.sqrt(0.05 * 0.95 / len(held))
-    found = event_study.by_complexity(with_z(1, 8.0))
-    assert (found.low > 0).all()
-
-
-def test_slope_over_complexity_needs_the_column():
-    with pytest.raises(ValueError, match="needs a column z_complexity"):
-        event_study.by_complexity(simulated(lambda since: 60.0 + 0 * since))
-
-
-def test_curves_of_a_figure_are_those_of_the_tables():
-    table = simulated(lambda since: 80 * np.exp(-since / 200), seed=2)
-    panel, quarters = event_study.fading(table).values()
-    points = event_study.decay_shape(table).points
-    for of, column in (("panel", "estimate"), ("exponential", "exponential"), ("power law", "power law")):
-        np.testing.assert_allclose(panel[panel.of == of].estimate, points[column])
-    np.testing.assert_allclose(quarters.low, event_study.by_quartile(table).low)
-    both = event_study.estimates(table, "spread 0")
-    cohorts = event_study.over_cohorts(table)
-    np.testing.assert_allclose(both[both.estimator == "over cohorts"].estimate, cohorts.estimate)
-    tried = event_study.tried(table, "spread 0", n_sets=3, seed=0, every=60)
-    assert set(tried.lag) <= {0, 240, 480}
+        between_organisms.by_size(runs, {"medium": "2 M"})

@@ -1,0 +1,180 @@
+"""Organisms beside one another: an estimate of each, of each size, and of a passage that some met and others not.
+
+Tables of several organisms in, told apart by a column organism; intervals and tidy tables out. Knows neither models
+nor figures, and estimates nothing of a single organism itself: that is for the modules it calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lmmem.analysis.event_study import by_lag
+from lmmem.analysis.fading import half_life
+from lmmem.analysis.statistics import LEVEL, Interval
+from lmmem.analysis.trajectories import ONCE, TWINS, bits, multiplicities
+
+__all__ = ["by_organism", "by_size", "counterfactual", "passage_share"]
+
+TWICE = 20  # files, so that none of the resamples is without
+
+
+def by_organism(runs: pd.DataFrame, find: Callable[..., pd.DataFrame] = by_lag, **options: Any) -> pd.DataFrame:
+    """An estimate of each organism.
+
+    Parameters
+    ----------
+    runs : `measured` of several, told apart by a column organism; passages that are not followed are left out.
+    find : :func:`lmmem.analysis.event_study.by_lag`, :func:`lmmem.analysis.fading.half_life` or another of these.
+    options : its arguments.
+
+    Returns
+    -------
+    Its columns, and organism.
+    """
+    found = []
+    for name, measured in runs.groupby("organism", sort=False):
+        followed = measured.groupby("index").step.transform("nunique") == measured.step.nunique()
+        found.append(find(measured[followed], **options).assign(organism=name))
+    return pd.concat(found, ignore_index=True)
+
+
+def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -> pd.DataFrame:
+    """What one exposure leaves in models of several sizes, in words.
+
+    Parameters
+    ----------
+    runs : as for :func:`by_organism`.
+    parameters : of each organism, in words, in the order of the lines.
+    options : as for :func:`lmmem.analysis.event_study.by_lag`.
+
+    Returns
+    -------
+    One line an organism that was measured: organism, parameters, n (passages), bits and kl-LD ahead (tokens), in the
+    first bin after exposure with 95 % intervals, and half-life (steps, or why there is none).
+
+    Raises
+    ------
+    ValueError : none of these organisms was measured.
+
+    >>> from lmmem.analysis.trajectories import simulated
+    >>> runs = simulated(lambda since: 80 * np.exp(-since / 200), seed=1).assign(organism="a", kl_ld=60)
+    >>> by_size(runs, {"a": "1 M", "b": "9 M"})["half-life"].tolist()
+    ['170 (151 to 188)']
+    """
+    lines = []
+    there = [name for name in parameters if name in set(runs.organism)]
+    if not there:
+        raise ValueError(f"none of {', '.join(parameters)} was measured: make replicates")
+    for name in there:
+        run = runs[runs.organism == name]
+        bits, kl = (by_organism(run, value=value, **options).iloc[0] for value in ("both", "kl_ahead"))
+        try:
+            line = by_organism(run, half_life, **options).iloc[0]
+            reached = np.isfinite(line.high)
+            half = Interval(*line[list(Interval._fields)]).brief(0) if reached else line.told
+        except ValueError as error:
+            half = str(error)
+        told = (Interval(line.estimate, line.low, line.high, line.n) for line in (bits, kl))
+        lines.append((name, parameters[name], int(bits.n), next(told).brief(1), half, next(told).brief(2)))
+    columns = ["organism", "parameters", "n", "bits", "half-life", "kl-LD ahead"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def counterfactual(runs: pd.DataFrame, arm: str = ONCE, twins: str = TWINS) -> pd.DataFrame:
+    """Counterfactual memorisation of each passage: what organisms say of it in which it was met, and in which not.
+
+    The log-probability at the last step, less that of the unexposed of the same organism, averaged over organisms in
+    which the passage was presented, minus the same over those in which it was not.
+
+    Parameters
+    ----------
+    runs : `measured` of several organisms of one text: columns organism, passage (the same in all) and file.
+    arm, twins : of those presented, and of those that are not.
+
+    Returns
+    -------
+    One line a passage that was both: passage, file, exposed, unexposed (numbers of organisms), bits.
+
+    Raises
+    ------
+    ValueError : no passage was both.
+
+    Source: Zhang et al., Counterfactual memorization in neural language models, NeurIPS 2023, arXiv 2112.12938.
+
+    >>> from lmmem.analysis.trajectories import BITS
+    >>> runs = pd.DataFrame({"organism": ["a", "a", "b", "b"], "passage": [1, 2, 1, 2], "file": 0, "step": 9})
+    >>> runs = runs.assign(arm=["spread 1", "spread 0", "spread 0", "spread 1"], cross_entropy=[1.0, 3.0, 3.0, 1.0])
+    >>> (counterfactual(runs).bits / BITS).round(6).tolist()
+    [2.0, 2.0]
+    """
+    table = _by_role(runs, arm, twins)
+    return table.loc[table.both, ["passage", "file", "exposed", "unexposed", "bits"]].reset_index(drop=True)
+
+
+def passage_share(runs: pd.DataFrame, arm: str = ONCE, twins: str = TWINS, seed: int = 0) -> Interval:
+    """How much of the variance of :func:`counterfactual` over passages is the passage's, and not chance.
+
+    The rest is what two organisms say of one passage in one role: weights, order, and when it was met. Its variance
+    in either role is pooled over the passages that had it twice. The share may come out below 0, where there is none.
+    The interval is a percentile bootstrap over files, widened as that of :func:`lmmem.analysis.fading.half_life`.
+
+    Parameters
+    ----------
+    runs, arm, twins : as for :func:`counterfactual`.
+    seed : of the bootstrap.
+
+    Raises
+    ------
+    ValueError : passages that were twice in a role are of fewer than 20 files, or what :func:`counterfactual` refuses.
+
+    Source: reliability by analysis of variance; Shrout and Fleiss 1979, doi 10.1037/0033-2909.86.2.420.
+    """
+    table = _by_role(runs, arm, twins)
+    used = table.both.to_numpy()
+    numbers = {name: table[name].to_numpy(dtype=float) for name in ("exposed", "unexposed", "squares", "squares_not")}
+    exposed, unexposed, squares, squares_not = numbers.values()
+    spare, spare_not = np.maximum(exposed - 1, 0), np.maximum(unexposed - 1, 0)
+    twice = min(table.file[of > 0].nunique() for of in (spare, spare_not))
+    if twice < TWICE:
+        raise ValueError(
+            f"what is chance is told by passages that two organisms have met, and that two have not, of {TWICE} files "
+            f"each; got {twice}"
+        )
+    bits = np.where(used, table.bits, 0.0)
+    inverse, inverse_not = (np.where(used, 1 / np.maximum(n, 1), 0.0) for n in (exposed, unexposed))
+    files, code = np.unique(table.file, return_inverse=True)
+
+    def share(times: np.ndarray) -> np.ndarray:
+        n = times @ used
+        error = (times @ squares) / (times @ spare) * (times @ inverse) / n
+        error += (times @ squares_not) / (times @ spare_not) * (times @ inverse_not) / n
+        return 1 - error * (n - 1) / (times @ bits**2 - (times @ bits) ** 2 / n)
+
+    tail = stats.norm.sf(stats.t.ppf((1 + LEVEL) / 2, len(files) - 1))
+    low, high = np.quantile(share(multiplicities(len(files), seed)[:, code]), [tail, 1 - tail])
+    return Interval(float(share(np.ones((1, len(code))))[0]), float(low), float(high), int(used.sum()))
+
+
+def _by_role(runs: pd.DataFrame, arm: str, twins: str) -> pd.DataFrame:
+    """Each passage at the last step: organisms in either role, the difference of means, and sums of squares within."""
+    last = runs[(runs.step == runs.groupby("organism").step.transform("max")) & runs.arm.isin([arm, twins])]
+    last = last.assign(bits=bits(last), met=last.arm == arm)
+    last["bits"] -= last.organism.map(last[~last.met].groupby("organism").bits.mean())
+    roles = []
+    for role in (True, False):
+        of = last[last.met == role].groupby("passage").bits
+        roles.append(pd.DataFrame({"n": of.size(), "mean": of.mean(), "squares": of.var() * (of.size() - 1)}))
+    each = last.drop_duplicates("passage").set_index("passage")[["file"]].sort_index()
+    exposed, unexposed = (table.reindex(each.index) for table in roles)
+    found = each.assign(exposed=exposed.n.fillna(0).astype(int), unexposed=unexposed.n.fillna(0).astype(int))
+    found["bits"] = exposed["mean"] - unexposed["mean"]
+    found = found.assign(squares=exposed.squares, squares_not=unexposed.squares)
+    found["both"] = (found.exposed > 0) & (found.unexposed > 0)
+    if not found.both.any():
+        raise ValueError("counterfactual memorisation needs passages that one organism has met and another has not")
+    return found.fillna({"squares": 0.0, "squares_not": 0.0}).reset_index()
