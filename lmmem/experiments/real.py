@@ -138,16 +138,14 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
         raise ValueError(f"{name} comes with {package.distribution}, which is not installed: make real") from error
     known = known_texts()
     asked, natural = passages(Study(str(file), dtype="float32"), known, own_texts(), size)
-    prefix = asked.prefix.iloc[0]
-    study, held_out = (
-        Study(str(file), dtype="float32", data=Corpus(rows, rows_per_step=1, steps=0, prefix=prefix))
-        for rows in (natural, natural[:COST_ROWS])
-    )
+    beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
+    study = Study(str(file), dtype="float32", data=beside)
     heads, control = (
         [_head(study, text, size.most) for text in texts] for texts in ([text.text for text in known], own_prose())
     )
     scan = study.scan(heads, control, stride=size.stride)
-    sigmas = [held_out.sigma_that_costs(cost) for cost in size.costs]
+    held_out = study.sequences(rows=range(min(COST_ROWS, len(natural))))
+    sigmas = [study.sigma_that_costs(cost, on=held_out) for cost in size.costs]
     scores = study.scores(asked).drop(columns=["model", "step"])
     said = study.greedy(asked)
     found = {

@@ -34,6 +34,7 @@ from lmmem.experiments.sequences import (
     unmet_rows,
     with_prefix,
 )
+from lmmem.experiments.texts import own_prose
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
 from lmmem.measures.runs import LEAST
@@ -572,7 +573,7 @@ class Study:
         unit: str = UNITS[0],
         only: str | None = None,
         draws: int = COST_DRAWS,
-        n: int = COST_ROWS,
+        on: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
         """What noise costs the model on text that it has not met: the scale of sigma that carries between models.
 
@@ -580,15 +581,15 @@ class Study:
         ----------
         sigma, unit, only : as for :meth:`perturbed`; the draws are the same.
         draws : how many of them.
-        n : rows, as :func:`lmmem.experiments.sequences.unmet_rows` gives them.
+        on : sequences that it has not met; None is 64 of :meth:`unmet`.
 
         Returns
         -------
         One line a (sigma, draw): sigma, draw, cost (nats per token of the continuations, mean over rows, over that of
         the undisturbed model), undisturbed (nats per token), n (rows); unit and only as :meth:`perturbed`.
         """
-        index = unmet_rows(self.model, self.corpus, self.step, n, self.seed).tolist()
-        asked, where = (self.model, self.corpus, index, self.step), self._where()
+        corpus, index = self._asked(self.unmet() if on is None else on)
+        asked, where = (self.model, corpus, index, self.step), self._where()
         before = measurements.likelihood_table(*asked, **where)
         where |= {"draws": draws, "seed": self.seed, "unit": unit, "only": only}
         found = []
@@ -602,13 +603,35 @@ class Study:
         costs = table.groupby([*kinds, "draw"], sort=False).cross_entropy.mean().sub(undisturbed).rename("cost")
         return costs.reset_index().assign(undisturbed=undisturbed, n=len(index))
 
-    def sigma_that_costs(self, cost: float, *, unit: str = UNITS[0], only: str | None = None) -> float:
+    def unmet(self, n: int = COST_ROWS) -> pd.DataFrame:
+        """Text that the model has not met.
+
+        Parameters
+        ----------
+        n : how many sequences, at most those there are.
+
+        Returns
+        -------
+        Rows of its training data, as :func:`lmmem.experiments.sequences.unmet_rows` gives them; of a model whose
+        training data are not known, windows of lmmem's own prose, which is younger than most.
+
+        >>> Study("pocket-mini").unmet(3).exposure_step.isna().all()
+        np.True_
+        """
+        if self._data is None and MODELS[self.model].order is None:
+            windows = self.text_sequences(own_prose(), stride=PROMPT + CONTINUATION)
+            return windows.sample(min(n, len(windows)), random_state=self.seed).sort_index()
+        return self.sequences(rows=unmet_rows(self.model, self.corpus, self.step, n, self.seed))
+
+    def sigma_that_costs(
+        self, cost: float, *, unit: str = UNITS[0], only: str | None = None, on: pd.DataFrame | None = None
+    ) -> float:
         """The sigma whose noise costs so much on text that the model has not met, to a twentieth of the cost.
 
         Parameters
         ----------
         cost : nats per token, above 0.
-        unit, only : of sigma and of the noise, as for :meth:`perturbed`.
+        unit, only : of sigma and of the noise, as for :meth:`perturbed`. on : as for :meth:`cost_of_noise`.
 
         Raises
         ------
@@ -618,7 +641,7 @@ class Study:
             raise ValueError(f"cost={cost!r}: give nats per token, above 0")
 
         def measured(sigma: float) -> float:
-            return float(self.cost_of_noise(sigma, unit=unit, only=only).cost.mean())
+            return float(self.cost_of_noise(sigma, unit=unit, only=only, on=on).cost.mean())
 
         low, high, sigma = 0.0, np.inf, SIGMA
         while sigma <= MOST_SIGMA:

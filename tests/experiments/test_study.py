@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import lmmem
-from lmmem.experiments import disturbed, measurements, sequences
+from lmmem.experiments import disturbed, measurements, sequences, texts
 from lmmem.experiments.study import MEASURED, NOISE_COST
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.pocket.organisms import checkpoint_folder
@@ -80,7 +80,7 @@ def test_measurements_are_those_of_the_functions_with_the_columns_of_the_sequenc
 
 
 def test_cost_of_noise_is_the_loss_of_unexposed_passages_above_the_undisturbed(study, mini_corpus):
-    found = study.cost_of_noise([0.02, 0.08], draws=2, n=6)
+    found = study.cost_of_noise([0.02, 0.08], draws=2, on=study.unmet(6))
     never = mini_corpus.canaries[mini_corpus.canaries.presentations == 0]
     index = np.sort(never["index"].sample(6, random_state=3).to_numpy())
     model, cut = lmmem.load_model(NAME), lmmem.split(mini_corpus[index])
@@ -90,7 +90,7 @@ def test_cost_of_noise_is_the_loss_of_unexposed_passages_above_the_undisturbed(s
     line = found[(found.sigma == 0.08) & (found.draw == 1)].iloc[0]
     np.testing.assert_allclose([line.cost, line.undisturbed, line.n], [after - before, before, 6], rtol=1e-4)
     assert found.groupby("sigma").cost.mean().is_monotonic_increasing
-    part = study.cost_of_noise(0.1, only="norms", unit="tensor", draws=1, n=6)
+    part = study.cost_of_noise(0.1, only="norms", unit="tensor", draws=1, on=study.unmet(6))
     assert part[["sigma", "unit", "only"]].to_numpy().tolist() == [[0.1, "tensor", "norms"]]
 
 
@@ -112,6 +112,18 @@ def test_model_without_a_sigma_of_its_own_gets_one_by_its_cost(mini_corpus):
     with pytest.raises(ValueError, match="sigma=None: give a number, no default is known of"):
         disturbed.perturbation_table(folder, mini_corpus, [3], draws=1)
     assert lmmem.Study(NAME).sigma == lmmem.MODELS[NAME].sigma
+
+
+def test_model_without_training_data_gets_its_sigma_by_the_prose_of_lmmem(cache):
+    study = lmmem.Study(str(checkpoint_folder(NAME, 120)))
+    prose = study.unmet(8)
+    assert len(prose) == 8 and prose["index"].is_unique
+    own = study.text_sequences(texts.own_prose(), stride=96)
+    for index, tokens in zip(prose["index"], prose.tokens, strict=True):
+        np.testing.assert_array_equal(tokens, own.tokens[index])
+    np.testing.assert_allclose(study.cost_of_noise(study.sigma).cost.mean(), NOISE_COST, rtol=0.06)
+    sigma = study.sigma_that_costs(0.2, on=prose)
+    np.testing.assert_allclose(study.cost_of_noise(sigma, on=prose).cost.mean(), 0.2, rtol=0.06)
 
 
 def test_each_sequence_that_was_just_met_is_measured_at_its_own_step(study, mini_corpus):
