@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scan.add_argument("--control", help="a file of text of the same kind that the model cannot have met")
     scan.add_argument("--html", help="write the report there: one file, to be opened in a browser")
     scan.add_argument("--stride", type=int, help="tokens from one window to the next (default 8)")
+    scan.add_argument("--longest", type=float, help="minutes that it may take, timed on a few windows (default 30)")
     scan.add_argument("--step", type=int, help="training step of the weights; by default the last")
     scan.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     scan.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
@@ -101,7 +102,7 @@ def _verify(given: argparse.Namespace) -> int:
 def _scan(given: argparse.Namespace) -> int:
     from lmmem.analysis.scan import summary
     from lmmem.analysis.strip import report
-    from lmmem.experiments.scan import STRIDE, read_texts
+    from lmmem.experiments.scan import LONGEST, STRIDE, TooLongError, read_texts
     from lmmem.storage.files import write_whole
 
     texts = read_texts(given.file)
@@ -109,7 +110,12 @@ def _scan(given: argparse.Namespace) -> int:
     if given.html is not None and not Path(given.html).absolute().parent.is_dir():
         raise ValueError(f"--html {given.html}: there is no such folder")
     study = lmmem.Study(given.name, given.step, seed=given.seed, dtype=given.dtype, device=given.device)
-    scan = study.scan(texts, control, stride=STRIDE if given.stride is None else given.stride)
+    stride = STRIDE if given.stride is None else given.stride
+    try:
+        scan = study.scan(texts, control, stride=stride, longest=LONGEST if given.longest is None else given.longest)
+    except TooLongError as error:
+        way = "give a shorter text" if error.stride is None else f"--stride {error.stride} {error.then}"
+        raise ValueError(f"{error.what}: {way}; --longest {error.minutes} lets it run") from None
     told = summary(scan)
     print("\n".join(told.values()))
     if given.html is not None:

@@ -262,6 +262,7 @@ class Study:
         *,
         stride: int = scanning.STRIDE,
         prefix: Sequence[int] | None = None,
+        longest: float = np.inf,
     ) -> scanning.Scan:
         """Has the model memorised a text? Its windows in one pass each, beside text that it has never seen.
 
@@ -273,24 +274,28 @@ class Study:
             where the text as a whole is likelier than that, as it may be of another kind.
         stride : tokens from one window to the next.
         prefix : token ids before each window, as for :func:`lmmem.experiments.sequences.of_text`.
+        longest : minutes that it may take. How long it will is timed on a few windows, and said before anything is
+            measured if it is more than a minute; what is on disk takes none.
 
         Returns
         -------
         A :class:`lmmem.experiments.scan.Scan`: ``windows`` and ``control``, a line a window, columns index, text,
         token, prompt_begin, begin, end and ends (characters), z_complexity, recited and matches (tokens of 64),
         cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of windows that
-        were decoded); ``changed``, what other prompts and other words do to the loss.
+        may come near); ``changed``, what other prompts and other words do to the loss.
         :func:`lmmem.analysis.scan.summary` says what that shows.
 
         Raises
         ------
         ValueError : as :func:`lmmem.experiments.sequences.of_text`, or the control shares all of its text with this.
+        TooLongError : it would take longer than `longest`; nothing is measured, and the message says which stride
+            would not.
 
         >>> found = Study("pocket-mini").scan("import numpy as np; " * 40, stride=32)
         >>> found.windows.recited.between(0, 64).all()
         np.True_
         """
-        return scanning.scan(self, texts, control, stride=stride, prefix=prefix)
+        return scanning.scan(self, texts, control, stride=stride, prefix=prefix, longest=longest)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
         """Those of the arms wanted that this model has, groups with nothing but their twins left out.
@@ -467,6 +472,16 @@ class Study:
         :func:`lmmem.experiments.measurements.likelihood_table`.
         """
         return self._measured(measurements.likelihood_table, sequences, steps, keep_tokens=keep_tokens)
+
+    def likelihood_is_kept(self, sequences: pd.DataFrame) -> bool:
+        """Whether :meth:`likelihood` of these sequences would read what is on disk, and measure nothing."""
+        corpus, index = self._asked(sequences)
+        return measurements.likelihood_is_kept(self.model, corpus, index, self.step, **self._where())
+
+    def seconds_a_pass(self, sequences: pd.DataFrame) -> float:
+        """Seconds that :meth:`likelihood` takes for one of these sequences, timed now on some of them."""
+        corpus, index = self._asked(sequences)
+        return measurements.seconds_a_pass(self.model, corpus, index, self.step, **self._where())
 
     def scores(
         self, sequences: pd.DataFrame, earlier: int | None = None, *, only: Sequence[str] | None = None
@@ -903,10 +918,8 @@ class Study:
                     samples=ways,
                     **self._where(),
                 )
-        short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
-        duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
         many = f"{len(sequences) * (1 + draws + samples):,} continuations of {CONTINUATION} tokens"
-        return f"{many}: about {duration}, if nothing of it has been measured before"
+        return f"{many}: about {measuring.duration(seconds)}, if nothing of it has been measured before"
 
     def trace(
         self,
