@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace = commands.add_parser("trace", help="find where in a model's training data a text comes from")
     trace.add_argument("name", help="a name of `lmmem models`, an id on the Hub, a folder, or a GGUF file")
     trace.add_argument("file", help="text, Markdown, or .jsonl with one text, in UTF-8; - is what is typed or piped")
+    trace.add_argument("--continued", action="store_true", help="trace what the model says after the text, 64 tokens")
     trace.add_argument("--least", type=int, default=16, help="tokens of the shortest run (default 16)")
     trace.add_argument("--step", type=int, help="rows met by this step (default the paper's, else the last)")
     trace.add_argument("--first-row", type=int, help="the first row to search")
@@ -133,8 +134,12 @@ def _trace(given: argparse.Namespace) -> int:
     if others:
         raise ValueError(f"{given.file} holds {1 + len(others)} texts: give one")
     study = lmmem.Study(given.name, given.step, data=given.data, rows_per_step=given.rows_per_step)
-    found = study.trace(text, given.least, first_row=given.first_row, n_rows=given.rows, later=given.later)
+    asked = study.continued(text) if given.continued else text
+    found = study.trace(asked, given.least, first_row=given.first_row, n_rows=given.rows, later=given.later)
     tokens, covered, run = found.attrs["tokens"], found.attrs["covered"], f"runs of {given.least} tokens or more"
+    if given.continued:
+        text = study.tokenizer.decode(asked)
+        print(f"continued: {text!r}")
     print(f"searched: {found.attrs['searched']}")
     print(f"{run}: {len(found)}, with {covered:,} of the text's {tokens:,} tokens ({covered / tokens:.1%})")
     if not found.empty:

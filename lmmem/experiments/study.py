@@ -29,15 +29,17 @@ from lmmem.experiments.sequences import (
     just_met,
     natural_passages,
     of_text,
+    own_prefix,
     prefix_of,
     tokens_of,
     unmet_rows,
     with_prefix,
 )
+from lmmem.inference import decoding
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
 from lmmem.measures.runs import LEAST
-from lmmem.models.loading import download_size, load_tokenizer
+from lmmem.models.loading import download_size, load_model, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
 from lmmem.pocket.recipe import DERIVED
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, SIGMA, split
@@ -937,7 +939,7 @@ class Study:
 
         Parameters
         ----------
-        text : a text, or its (l,) token ids: a model's continuation, for instance, as ``keep_tokens=True`` keeps it.
+        text : a text, or its (l,) token ids: a model's continuation, for instance, as :meth:`continued` gives it.
         least, first_row, n_rows, later : as for :func:`lmmem.experiments.tracing.trace_table`.
 
         Returns
@@ -974,6 +976,27 @@ class Study:
         spans = zip(table.token, table.token + table.length, strict=True)
         table["run"] = [self.tokenizer.decode(ids[start:stop].tolist()) for start, stop in spans]
         return table
+
+    def continued(self, text: str, length: int = CONTINUATION) -> np.ndarray:
+        """What the model says after a text, greedily, here and unkept: (length,) token ids.
+
+        Parameters
+        ----------
+        text : the prompt, of any length that fits the model's context; before it stands what its tokenizer puts there.
+        length : tokens to say.
+
+        Raises
+        ------
+        ValueError : the text has no tokens, or does not fit the model's context with what is to be said.
+
+        >>> Study("pocket-mini").continued("import numpy as np").shape
+        (64,)
+        """
+        ids, _ = tokens_of(self.tokenizer, text)
+        if not len(ids):
+            raise ValueError("the text has no tokens: give one that the model is to continue")
+        model = load_model(self.model, self.step, self.dtype, self._device)
+        return decoding.greedy(model, [[*own_prefix(self.tokenizer), *ids.tolist()]], length)[0]
 
     def provenance(self) -> str:
         """What everything that this study has measured was measured with, in one line."""
