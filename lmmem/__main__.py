@@ -103,7 +103,7 @@ def _verify(given: argparse.Namespace) -> int:
 def _scan(given: argparse.Namespace) -> int:
     from lmmem.analysis.scan import summary
     from lmmem.analysis.strip import report
-    from lmmem.experiments.scan import LONGEST, STRIDE, TooLongError, read_texts
+    from lmmem.experiments.scan import LONGEST, NO_STRIDE, STRIDE, TooLongError, read_texts
     from lmmem.storage.files import write_whole
 
     texts = read_texts(given.file)
@@ -115,7 +115,7 @@ def _scan(given: argparse.Namespace) -> int:
     try:
         scan = study.scan(texts, control, stride=stride, longest=LONGEST if given.longest is None else given.longest)
     except TooLongError as error:
-        way = "give a shorter text" if error.stride is None else f"--stride {error.stride} {error.then}"
+        way = NO_STRIDE if error.stride is None else f"--stride {error.stride} {error.then}"
         raise ValueError(f"{error.what}: {way}; --longest {error.minutes} lets it run") from None
     told = summary(scan)
     print("\n".join(told.values()))

@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
     from lmmem.corpora.corpus import Corpus
 
-__all__ = ["LONGEST", "STRIDE", "Scan", "TooLongError", "example_files", "read_texts", "scan"]
+__all__ = ["LONGEST", "NO_STRIDE", "STRIDE", "Scan", "TooLongError", "example_files", "read_texts", "scan"]
 
 STRIDE = 8  # tokens from one window to the next
 LONGEST = 30.0  # minutes that a scan takes without asking
+NO_STRIDE = "no stride makes it short enough"
 SAID = 60.0  # seconds of a scan whose length is said before
 SAMPLE = 64  # windows, evenly from all of the text, on some of which a pass is timed
 NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are recited, or are the likeliest
@@ -81,7 +82,7 @@ class TooLongError(ValueError):
         if stride is not None:
             left_out = ", and leaves out some of the text" if stride > CONTINUATION else ""
             self.then = f"takes about {duration(seconds)}{left_out}"
-        way = "give a shorter text" if stride is None else f"stride={stride} {self.then}"
+        way = NO_STRIDE if stride is None else f"stride={stride} {self.then}"
         super().__init__(f"{what}: {way}; longest={minutes} lets it run")
 
 
