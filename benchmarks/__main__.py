@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counting, decoding
+from benchmarks import counting, decoding, scan
 from lmmem.storage.provenance import environment
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[bool], Any]] = {
     "half": lambda quick: decoding.half_precision("pocket-mini" if quick else "pocket", 384),
     "repeats": lambda quick: counting.repeats_at_scale(20_000 if quick else 1_000_000),
     "growth": lambda quick: decoding.growth(1 if quick else 4),
+    "scan": scan.measured,
 }
 
 

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scan.add_argument("--control", help="a file of text of the same kind that the model cannot have met")
     scan.add_argument("--html", help="write the report there: one file, to be opened in a browser")
     scan.add_argument("--stride", type=int, help="tokens from one window to the next (default 8)")
+    scan.add_argument("--longest", type=float, help="minutes that it may take, timed on a few windows (default 30)")
     scan.add_argument("--step", type=int, help="training step of the weights; by default the last")
     scan.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     scan.add_argument("--dtype", help="float32, bfloat16 or float16; by default the model's")
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace = commands.add_parser("trace", help="find where in a model's training data a text comes from")
     trace.add_argument("name", help="a name of `lmmem models`, an id on the Hub, a folder, or a GGUF file")
     trace.add_argument("file", help="text, Markdown, or .jsonl with one text, in UTF-8; - is what is typed or piped")
+    trace.add_argument("--continued", action="store_true", help="trace what the model says after the text, 64 tokens")
     trace.add_argument("--least", type=int, default=16, help="tokens of the shortest run (default 16)")
     trace.add_argument("--step", type=int, help="rows met by this step (default the paper's, else the last)")
     trace.add_argument("--first-row", type=int, help="the first row to search")
@@ -101,7 +103,7 @@ def _verify(given: argparse.Namespace) -> int:
 def _scan(given: argparse.Namespace) -> int:
     from lmmem.analysis.scan import summary
     from lmmem.analysis.strip import report
-    from lmmem.experiments.scan import STRIDE, read_texts
+    from lmmem.experiments.scan import LONGEST, NO_STRIDE, STRIDE, TooLongError, read_texts
     from lmmem.storage.files import write_whole
 
     texts = read_texts(given.file)
@@ -109,7 +111,12 @@ def _scan(given: argparse.Namespace) -> int:
     if given.html is not None and not Path(given.html).absolute().parent.is_dir():
         raise ValueError(f"--html {given.html}: there is no such folder")
     study = lmmem.Study(given.name, given.step, seed=given.seed, dtype=given.dtype, device=given.device)
-    scan = study.scan(texts, control, stride=STRIDE if given.stride is None else given.stride)
+    stride = STRIDE if given.stride is None else given.stride
+    try:
+        scan = study.scan(texts, control, stride=stride, longest=LONGEST if given.longest is None else given.longest)
+    except TooLongError as error:
+        way = NO_STRIDE if error.stride is None else f"--stride {error.stride} {error.then}"
+        raise ValueError(f"{error.what}: {way}; --longest {error.minutes} lets it run") from None
     told = summary(scan)
     print("\n".join(told.values()))
     if given.html is not None:
@@ -127,8 +134,12 @@ def _trace(given: argparse.Namespace) -> int:
     if others:
         raise ValueError(f"{given.file} holds {1 + len(others)} texts: give one")
     study = lmmem.Study(given.name, given.step, data=given.data, rows_per_step=given.rows_per_step)
-    found = study.trace(text, given.least, first_row=given.first_row, n_rows=given.rows, later=given.later)
+    asked = study.continued(text) if given.continued else text
+    found = study.trace(asked, given.least, first_row=given.first_row, n_rows=given.rows, later=given.later)
     tokens, covered, run = found.attrs["tokens"], found.attrs["covered"], f"runs of {given.least} tokens or more"
+    if given.continued:
+        text = study.tokenizer.decode(asked)
+        print(f"continued: {text!r}")
     print(f"searched: {found.attrs['searched']}")
     print(f"{run}: {len(found)}, with {covered:,} of the text's {tokens:,} tokens ({covered / tokens:.1%})")
     if not found.empty:

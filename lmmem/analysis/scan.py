@@ -226,8 +226,8 @@ def summary(scan: Scanned) -> dict[str, str]:
     said["changed"] = _changed(scan.changed)
     said["verdict"] = f"Verdict (level {LEVEL:.0%}): {verdict(windows, control, chosen=scan.chosen, seed=scan.seed)}."
     said["decoded"] = (
-        f"Decoded were {int(windows.kl_ld.notna().sum()):,} windows that came near; one that goes astray at once and "
-        "comes back is not among them."
+        f"Of {int(windows.kl_ld.notna().sum()):,} windows that came near it is known what the model says; one that "
+        "goes astray at once and comes back is not among them."
     )
     if scan.left_out:
         said["left out"] = (

@@ -48,14 +48,17 @@ if TYPE_CHECKING:
 __all__ = [
     "greedy_table",
     "kl_ld",
+    "likelihood_is_kept",
     "likelihood_table",
     "prompted_table",
+    "seconds_a_pass",
     "seconds_each",
     "temperature_table",
 ]
 
 SAMPLED_PER_PART = 1_000  # sequences, each with all its samples
 TIMED = 1_024  # sequences timed to say how long all take
+PASSES, ENOUGH = (4, 16, 64), 1.0  # sequences passed over to say so, the fewest that take so many seconds
 
 
 def kl_ld(model: PreTrainedModel, prompts: Any, truth: Any) -> np.ndarray:
@@ -250,6 +253,64 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
             **kept,
         }
     )
+
+
+def likelihood_is_kept(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | Sequence[int] | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> bool:
+    """Whether :func:`likelihood_table` of the same would read what is on disk, and measure nothing.
+
+    >>> import lmmem
+    >>> corpus, rows = lmmem.training_data("pocket-mini"), [3, 5, 8]
+    >>> table = likelihood_table("pocket-mini", corpus, rows)
+    >>> likelihood_is_kept("pocket-mini", corpus, rows), likelihood_is_kept("pocket-mini", corpus, rows[:2])
+    (True, False)
+    """
+    every, _, _ = settings_of(name, corpus, index, step, dtype, device, scheduler, False)
+    return all(Part("likelihood", settings).path.exists() for settings in every)
+
+
+def seconds_a_pass(
+    name: str,
+    corpus: Corpus,
+    index: Sequence[int],
+    step: int | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    scheduler: str | Client | None = None,
+) -> float:
+    """Seconds that the likelihood of one sequence takes, timed now on some of these, where it is measured.
+
+    Parameters
+    ----------
+    name, corpus, index, step, dtype, device, scheduler : as for :func:`greedy_table`; of a slow model few are timed.
+
+    >>> import lmmem
+    >>> seconds_a_pass("pocket-mini", lmmem.training_data("pocket-mini"), range(64)) < 1
+    True
+    """
+    (settings,), _, tokens = settings_of(name, corpus, index, step, dtype, device, scheduler, False)
+    return on_one_worker(scheduler, functools.partial(_seconds_a_pass, MODELS[name], settings, tokens))[0]
+
+
+def _seconds_a_pass(info: ModelInfo, settings: Settings, tokens: np.ndarray) -> float:
+    model, prompts, truth = ready(info, settings, tokens)
+    score_tokens(model, prompts[:1], truth[:1])  # the first call of a process is slow
+    for n in PASSES:
+        start = time.perf_counter()
+        score_tokens(model, prompts[:n], truth[:n])
+        took = time.perf_counter() - start
+        if took > ENOUGH:
+            break
+    return took / len(prompts[:n])
 
 
 def temperature_table(

@@ -42,6 +42,7 @@ __all__ = [
     "device_here",
     "digest",
     "distances",
+    "duration",
     "heads",
     "held",
     "kept",
@@ -97,6 +98,16 @@ def check_temperatures(temperatures: Any) -> None:
         check_amount("temperatures", temperature, "each")
     if len(set(temperatures)) < len(temperatures):
         raise ValueError(f"temperatures={temperatures!r}: give each once")
+
+
+def duration(seconds: float) -> str:
+    """How long something takes, in a fitting unit.
+
+    >>> duration(40), duration(600), duration(36_000)
+    ('40 s', '10 min', '10.0 h')
+    """
+    short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
+    return short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
 
 
 def device_here() -> str:

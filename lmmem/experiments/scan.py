@@ -1,7 +1,8 @@
 """Has this model memorised this text? Windows of it in one pass each, beside text that the model has never seen.
 
 One forward pass over a window says exactly how far greedy decoding would recite it, so only windows that may come near
-are decoded. What the tables say is in lmmem/analysis/scan.py. Knows nothing of training.
+are decoded, and of these none that is recited to its end. What the tables say is in lmmem/analysis/scan.py. Knows
+nothing of training.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import json.decoder
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from lmmem.experiments.measuring import duration
 from lmmem.experiments.scores import other_prompts
 from lmmem.experiments.sequences import of_text, unmet_rows
 from lmmem.experiments.texts import own_prose
@@ -32,9 +36,13 @@ if TYPE_CHECKING:
 
     from lmmem.corpora.corpus import Corpus
 
-__all__ = ["STRIDE", "Scan", "example_files", "read_texts", "scan"]
+__all__ = ["LONGEST", "NO_STRIDE", "STRIDE", "Scan", "TooLongError", "example_files", "read_texts", "scan"]
 
 STRIDE = 8  # tokens from one window to the next
+LONGEST = 30.0  # minutes that a scan takes without asking
+NO_STRIDE = "no stride makes it short enough"
+SAID = 60.0  # seconds of a scan whose length is said before
+SAMPLE = 64  # windows, evenly from all of the text, on some of which a pass is timed
 NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are recited, or are the likeliest
 AT_ONCE = 2_048  # windows measured between two writes to disk
 CHANGED, PROMPTS, NEAR, EXCHANGED = 32, 8, 4, 3  # windows changed, with how many prompts and texts, of how many tokens
@@ -57,7 +65,25 @@ class Asked(Protocol):
     def randomised(self) -> bool: ...
     def sequences(self, *, tokens: ArrayLike, prefix: Sequence[int] = ()) -> pd.DataFrame: ...
     def likelihood(self, sequences: pd.DataFrame) -> pd.DataFrame: ...
+    def likelihood_is_kept(self, sequences: pd.DataFrame) -> bool: ...
+    def seconds_a_pass(self, sequences: pd.DataFrame) -> float: ...
     def greedy(self, sequences: pd.DataFrame, *, keep_tokens: bool) -> pd.DataFrame: ...
+
+
+class TooLongError(ValueError):
+    """A scan would take longer than it may; nothing has been measured.
+
+    `what` says how many windows take how long, `minutes` is that, rounded up; with `stride` it takes `then`, in words,
+    which is short enough. None is no stride that is.
+    """
+
+    def __init__(self, what: str, minutes: int, stride: int | None, seconds: float) -> None:
+        self.what, self.minutes, self.stride, self.then = what, minutes, stride, ""
+        if stride is not None:
+            left_out = ", and leaves out some of the text" if stride > CONTINUATION else ""
+            self.then = f"takes about {duration(seconds)}{left_out}"
+        way = NO_STRIDE if stride is None else f"stride={stride} {self.then}"
+        super().__init__(f"{what}: {way}; longest={minutes} lets it run")
 
 
 @dataclass(frozen=True)
@@ -89,8 +115,11 @@ def scan(
     *,
     stride: int = STRIDE,
     prefix: Sequence[int] | None = None,
+    longest: float = math.inf,
 ) -> Scan:
     """As :meth:`lmmem.experiments.study.Study.scan`, which says what is given and returned."""
+    if not longest > 0:
+        raise ValueError(f"longest={longest!r}: give minutes, more than 0")
     texts = [texts] if isinstance(texts, str) else list(texts)
     windows = _windows(study, texts, stride, prefix)
     if control is None and _knows_unmet(study):
@@ -108,6 +137,7 @@ def scan(
     if len(beside) - shares.sum() < 2:
         raise ValueError("control: one window is left of it: give longer text")
     beside = beside[~shares].reset_index(drop=True)
+    _announce(study, windows, beside, stride, longest)
     measured, never_seen = _measured(study, windows, "scan"), _measured(study, beside, "control")
     parts = *_parts(windows, measured), ("the control", beside, never_seen)
     changed = [_changed(study, part, known, what) for what, part, known in parts if len(part) > 1]
@@ -195,20 +225,61 @@ def _windows(study: Asked, texts: Sequence[str], stride: int, prefix: Sequence[i
     return windows.assign(z_complexity=z_complexity([texts[text][begin:end] for text, begin, end in spans]))
 
 
+def _at_once(windows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Those that are measured between two writes to disk."""
+    return [windows.iloc[row : row + AT_ONCE] for row in range(0, len(windows), AT_ONCE)]
+
+
+def _announce(study: Asked, windows: pd.DataFrame, beside: pd.DataFrame, stride: int, longest: float) -> None:
+    """Say how long a scan will take, if it is long; what is decoded comes on top, and is a part of it.
+
+    Raises
+    ------
+    TooLongError : it takes longer than so many minutes.
+    """
+    left = [part for table in (windows, beside) for part in _at_once(table) if not study.likelihood_is_kept(part)]
+    if not left:
+        return
+    each = study.seconds_a_pass(windows.iloc[:: math.ceil(len(windows) / SAMPLE)])
+    changed = sum(min(CHANGED, n) for n in (len(windows), len(windows) - CHANGED, len(beside)) if n > 1)
+    changed *= PROMPTS + NEAR
+    seconds = each * (sum(map(len, left)) + changed)
+    what = (
+        f"{len(windows):,} windows of text, {len(beside):,} of the control and {changed:,} with other prompts or words "
+        f"take about {duration(seconds)} here, what is decoded aside"
+    )
+    if seconds > 60 * longest:
+        wider = [stride * 2**times for times in range(1, 32)]
+        others = [each * (_many(windows, stride, other) + _many(beside, stride, other) + changed) for other in wider]
+        short = ((other, took) for other, took in zip(wider, others, strict=True) if took <= 60 * longest)
+        raise TooLongError(what, math.ceil(seconds / 60), *next(short, (None, math.nan)))
+    if seconds > SAID:
+        print(f"scan: {what}", file=sys.stderr)
+
+
+def _many(windows: pd.DataFrame, stride: int, other: int) -> int:
+    """How many windows the same texts have with another stride."""
+    return int(((windows.groupby("text").size() - 1) * stride // other + 1).sum())
+
+
 def _measured(study: Asked, windows: pd.DataFrame, what: str) -> pd.DataFrame:
     """Their likelihood, some at a time, each part kept on disk as soon as it is measured."""
-    parts = range(0, len(windows), AT_ONCE)
-    bar = tqdm(parts, desc=what, unit="part", disable=len(parts) < 2)
-    found = [study.likelihood(windows.iloc[row : row + AT_ONCE]) for row in bar]
+    parts = _at_once(windows)
+    found = [study.likelihood(part) for part in tqdm(parts, desc=what, unit="part", disable=len(parts) < 2)]
     table = pd.concat(found, ignore_index=True)
     return table.assign(log_prob=-CONTINUATION * table.cross_entropy)
 
 
 def _decoded(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """The table with kl_ld and said, of the windows that may come near; the others have none."""
-    may = (measured.recited >= NEAR_WORDS) | (measured.matches >= NEAR_MATCHES)
-    said = study.greedy(windows[may.to_numpy()], keep_tokens=True)[["index", "kl_ld", "said"]]
-    table = measured.merge(said, on="index", how="left")
+    """The table with kl_ld and said, of the windows that may come near; the others have none.
+
+    What is recited to its end needs no decoding: the pass has told what greedy decoding says.
+    """
+    may = ((measured.recited >= NEAR_WORDS) | (measured.matches >= NEAR_MATCHES)).to_numpy()
+    whole = (measured.recited == CONTINUATION).to_numpy()
+    said = study.greedy(windows[may & ~whole], keep_tokens=True)[["index", "kl_ld", "said"]]
+    recited = windows.loc[whole, ["index"]].assign(kl_ld=0, said=[row[PROMPT:] for row in windows.tokens[whole]])
+    table = measured.merge(pd.concat([said, recited]), on="index", how="left")
     there = table.said.notna()
     if there.any():
         table.loc[there, "said"] = study.tokenizer.batch_decode(np.stack([*table.said[there]]))

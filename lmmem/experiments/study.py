@@ -29,16 +29,18 @@ from lmmem.experiments.sequences import (
     just_met,
     natural_passages,
     of_text,
+    own_prefix,
     prefix_of,
     tokens_of,
     unmet_rows,
     with_prefix,
 )
 from lmmem.experiments.texts import own_prose
+from lmmem.inference import decoding
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
 from lmmem.measures.runs import LEAST
-from lmmem.models.loading import download_size, load_tokenizer
+from lmmem.models.loading import download_size, load_model, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
 from lmmem.pocket.recipe import DERIVED
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, SIGMA, split
@@ -263,6 +265,7 @@ class Study:
         *,
         stride: int = scanning.STRIDE,
         prefix: Sequence[int] | None = None,
+        longest: float = np.inf,
     ) -> scanning.Scan:
         """Has the model memorised a text? Its windows in one pass each, beside text that it has never seen.
 
@@ -274,24 +277,28 @@ class Study:
             where the text as a whole is likelier than that, as it may be of another kind.
         stride : tokens from one window to the next.
         prefix : token ids before each window, as for :func:`lmmem.experiments.sequences.of_text`.
+        longest : minutes that it may take. How long it will is timed on a few windows, and said before anything is
+            measured if it is more than a minute; what is on disk takes none.
 
         Returns
         -------
         A :class:`lmmem.experiments.scan.Scan`: ``windows`` and ``control``, a line a window, columns index, text,
         token, prompt_begin, begin, end and ends (characters), z_complexity, recited and matches (tokens of 64),
         cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of windows that
-        were decoded); ``changed``, what other prompts and other words do to the loss.
+        may come near); ``changed``, what other prompts and other words do to the loss.
         :func:`lmmem.analysis.scan.summary` says what that shows.
 
         Raises
         ------
         ValueError : as :func:`lmmem.experiments.sequences.of_text`, or the control shares all of its text with this.
+        TooLongError : it would take longer than `longest`; nothing is measured, and the message says which stride
+            would not.
 
         >>> found = Study("pocket-mini").scan("import numpy as np; " * 40, stride=32)
         >>> found.windows.recited.between(0, 64).all()
         np.True_
         """
-        return scanning.scan(self, texts, control, stride=stride, prefix=prefix)
+        return scanning.scan(self, texts, control, stride=stride, prefix=prefix, longest=longest)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
         """Those of the arms wanted that this model has, groups with nothing but their twins left out.
@@ -468,6 +475,16 @@ class Study:
         :func:`lmmem.experiments.measurements.likelihood_table`.
         """
         return self._measured(measurements.likelihood_table, sequences, steps, keep_tokens=keep_tokens)
+
+    def likelihood_is_kept(self, sequences: pd.DataFrame) -> bool:
+        """Whether :meth:`likelihood` of these sequences would read what is on disk, and measure nothing."""
+        corpus, index = self._asked(sequences)
+        return measurements.likelihood_is_kept(self.model, corpus, index, self.step, **self._where())
+
+    def seconds_a_pass(self, sequences: pd.DataFrame) -> float:
+        """Seconds that :meth:`likelihood` takes for one of these sequences, timed now on some of them."""
+        corpus, index = self._asked(sequences)
+        return measurements.seconds_a_pass(self.model, corpus, index, self.step, **self._where())
 
     def scores(
         self, sequences: pd.DataFrame, earlier: int | None = None, *, only: Sequence[str] | None = None
@@ -926,10 +943,8 @@ class Study:
                     samples=ways,
                     **self._where(),
                 )
-        short, long = f"{seconds:.0f} s", f"{seconds / 3600:.1f} h"
-        duration = short if seconds < 90 else long if seconds > 5400 else f"{seconds / 60:.0f} min"
         many = f"{len(sequences) * (1 + draws + samples):,} continuations of {CONTINUATION} tokens"
-        return f"{many}: about {duration}, if nothing of it has been measured before"
+        return f"{many}: about {measuring.duration(seconds)}, if nothing of it has been measured before"
 
     def trace(
         self,
@@ -947,7 +962,7 @@ class Study:
 
         Parameters
         ----------
-        text : a text, or its (l,) token ids: a model's continuation, for instance, as ``keep_tokens=True`` keeps it.
+        text : a text, or its (l,) token ids: a model's continuation, for instance, as :meth:`continued` gives it.
         least, first_row, n_rows, later : as for :func:`lmmem.experiments.tracing.trace_table`.
 
         Returns
@@ -984,6 +999,27 @@ class Study:
         spans = zip(table.token, table.token + table.length, strict=True)
         table["run"] = [self.tokenizer.decode(ids[start:stop].tolist()) for start, stop in spans]
         return table
+
+    def continued(self, text: str, length: int = CONTINUATION) -> np.ndarray:
+        """What the model says after a text, greedily, here and unkept: (length,) token ids.
+
+        Parameters
+        ----------
+        text : the prompt, of any length that fits the model's context; before it stands what its tokenizer puts there.
+        length : tokens to say.
+
+        Raises
+        ------
+        ValueError : the text has no tokens, or does not fit the model's context with what is to be said.
+
+        >>> Study("pocket-mini").continued("import numpy as np").shape
+        (64,)
+        """
+        ids, _ = tokens_of(self.tokenizer, text)
+        if not len(ids):
+            raise ValueError("the text has no tokens: give one that the model is to continue")
+        model = load_model(self.model, self.step, self.dtype, self._device)
+        return decoding.greedy(model, [[*own_prefix(self.tokenizer), *ids.tolist()]], length)[0]
 
     def provenance(self) -> str:
         """What everything that this study has measured was measured with, in one line."""

@@ -133,7 +133,7 @@ def test_summary_says_what_the_tables_hold():
     assert told["found"] == "Found are 1 of 700 windows."
     assert "of the control (what it is)" in told["words"]
     assert "raise the loss by 0.50 (0.50 to 0.50) in others" in told["changed"]
-    assert told["decoded"].startswith("Decoded were 1 windows")
+    assert told["decoded"].startswith("Of 1 windows that came near")
     assert told["left out"].startswith("Of the control 3 windows share a run of 16 tokens")
     with pytest.raises(ValueError, match="recited"):
         summary(SimpleNamespace(**vars(scan) | {"windows": windows.drop(columns="recited")}))

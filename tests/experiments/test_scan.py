@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 import json
 import json.decoder
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import lmmem
 from lmmem.__main__ import main
 from lmmem.analysis.scan import summary
-from lmmem.experiments.scan import read_texts
+from lmmem.experiments import scan as scanning
+from lmmem.experiments.scan import TooLongError, read_texts
 from lmmem.inference import decoding
 
 NAME = "pocket-mini"
+NEVER = "def never(seen):\n    return [one for one in seen if one is not None]\n" * 9
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,20 @@ def test_windows_are_scored_as_a_plain_pass_and_decoded_as_greedy_says(study, sc
     assert scan.windows.said[decoded].tolist() == words
 
 
+def test_what_is_recited_to_its_end_is_known_as_if_it_were_decoded(study, mini, text):
+    prompts = study.corpus[:50][:, :32]
+    own = study.tokenizer.batch_decode(np.concatenate([prompts, decoding.greedy(mini, prompts)], axis=1))
+    own = [one for one in own if len(study.tokenizer(one, add_special_tokens=False).input_ids) >= 96]
+    scan = study.scan([*own, text], stride=32)
+    rows = np.stack([*study.text_sequences([*own, text], stride=32).tokens])
+    near = scan.windows.kl_ld.notna().to_numpy()
+    said = decoding.greedy(mini, rows[near, :32])
+    assert scan.windows.said[near].tolist() == study.tokenizer.batch_decode(said)
+    np.testing.assert_array_equal(scan.windows.kl_ld[near].astype(int), lmmem.levenshtein(said, rows[near, 32:]))
+    assert (scan.windows.recited == 64).sum() > 20
+    assert (scan.windows.recited < 64)[near].any()
+
+
 def test_characters_of_windows_are_those_of_their_tokens(study, scan, text):
     for line in scan.windows.iloc[::7].itertuples():
         assert (
@@ -88,7 +106,7 @@ def test_control_of_an_organism_is_what_it_has_not_met(study, scan):
 
 
 def test_control_that_is_given_is_taken_and_must_not_be_the_text(study, text):
-    scan = study.scan(text, "def never(seen):\n    return [one for one in seen if one is not None]\n" * 9, stride=32)
+    scan = study.scan(text, NEVER, stride=32)
     assert scan.chosen and scan.of == "text given as never seen"
     with pytest.raises(ValueError, match="control: all of it shares runs of 16 tokens with the text: give other text"):
         study.scan(text, text, stride=32)
@@ -126,6 +144,75 @@ def test_lines_of_json_are_texts(tmp_path):
     assert read_texts(path) == ["one", "two\nlines"]
     (tmp_path / "a.md").write_text("\ufeff# One\n", encoding="utf-8")
     assert read_texts(tmp_path / "a.md") == ["# One\n"]
+
+
+@pytest.fixture
+def new(mini, study, tmp_path, monkeypatch) -> lmmem.Study:
+    """The small organism with nothing measured, its training data not known."""
+    mini.save_pretrained(tmp_path / "model")
+    study.tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / "cache"))
+    return lmmem.Study(str(tmp_path / "model"))
+
+
+def test_scan_that_would_take_too_long_measures_nothing_and_says_which_stride_would_not(new, text, tmp_path):
+    long = text * 10
+    with pytest.raises(TooLongError) as error:
+        new.scan(long, NEVER, stride=1, longest=new.seconds_a_pass(new.text_sequences(long)) * 5_000 / 60)
+    assert not (tmp_path / "cache" / "results").exists()
+    n = len(new.text_sequences(long, stride=1))
+    assert str(error.value).startswith(f"{n:,} windows of text, ")
+    assert str(error.value).endswith(f" longest={error.value.minutes} lets it run")
+    assert f"stride={error.value.stride} takes about " in str(error.value)
+    assert error.value.stride > 1
+
+
+def test_scan_that_no_stride_makes_short_enough_says_so(new, text):
+    message = r" s here, what is decoded aside: no stride makes it short enough; longest=\d+ lets it run"
+    with pytest.raises(ValueError, match=message):
+        new.scan(text, NEVER, stride=64, longest=1e-9)
+    with pytest.raises(ValueError, match="longest=0: give minutes, more than 0"):
+        new.scan(text, longest=0)
+
+
+def test_what_is_on_disk_takes_no_time(new, text):
+    found = new.scan(text, stride=32)
+    again = new.scan(text, stride=32, longest=1e-9)
+    pd.testing.assert_frame_equal(again.windows, found.windows)
+    with pytest.raises(TooLongError):
+        new.scan(text, stride=16, longest=1e-9)
+
+
+def test_long_scan_is_announced_in_one_line(new, text, monkeypatch, capsys):
+    new.scan(text, stride=64)
+    monkeypatch.setattr(scanning, "SAID", 0.0)
+    new.scan(text, stride=64)
+    assert "scan: " not in capsys.readouterr().err
+    new.scan(text, stride=32)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scan: ")]
+    n = len(new.text_sequences(text, stride=32))
+    assert len(lines) == 1 and lines[0].startswith(f"scan: {n} windows of text, ")
+    assert lines[0].endswith(" s here, what is decoded aside")
+
+
+def test_windows_of_another_stride_are_counted_as_they_would_be(study, text):
+    texts = [text, text[:1_500], text * 2]
+    for stride, other in ((8, 16), (8, 64), (5, 40), (16, 512)):
+        windows = study.text_sequences(texts, stride=stride)
+        assert 0 <= len(study.text_sequences(texts, stride=other)) - scanning._many(windows, stride, other) <= 3
+
+
+def test_command_that_would_take_too_long_names_the_flags(new, text, tmp_path, capsys):
+    (tmp_path / "text.md").write_text(text)
+    command = ["scan", new.model, str(tmp_path / "text.md"), "--longest", "1e-9"]
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len([line for line in told.err.splitlines() if line.startswith("lmmem: ")]) == 1
+    assert re.search(r" --longest \d+ lets it run\n$", told.err)
+    limit = new.seconds_a_pass(new.text_sequences(text)) * 5_000 / 60
+    (tmp_path / "text.md").write_text(text * 10)
+    assert main([*command[:3], "--stride", "1", "--longest", str(limit)]) == 2
+    assert " --stride " in capsys.readouterr().err
 
 
 def test_command_prints_what_the_scan_says_and_writes_the_report(tmp_path, text, scan, capsys):

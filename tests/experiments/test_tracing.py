@@ -8,11 +8,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import lmmem
 from lmmem.__main__ import main
 from lmmem.corpora.corpus import Corpus
 from lmmem.experiments.tracing import trace_table
+from lmmem.inference.decoding import greedy
+from lmmem.models.loading import load_tokenizer
 from lmmem.models.registry import AMBER_STRIDE, MODELS
 from lmmem.pocket.organisms import checkpoint_folder
 from tests import stand_ins
@@ -265,6 +268,36 @@ def test_command_says_that_a_run_crosses_the_rows_of_ones_own(study, tmp_path, c
     assert head.split() == names  # without canaries, no presentations
     assert [line.split()[5:8] for line in lines] == [["2", "2", "yes"], ["3", "2", "yes"]]
     assert legend.endswith("crosses: the end of a row has cut it")
+
+
+def test_what_the_model_says_after_a_text_is_traced(study, mini, tmp_path, capsys):
+    row = study.corpus[[5]][0, :32]
+    prompt = study.tokenizer.decode(row)
+    ids = np.array([study.tokenizer(prompt, add_special_tokens=False).input_ids])
+    said = greedy(mini, ids)[0]
+    np.testing.assert_array_equal(study.continued(prompt), said)
+    np.testing.assert_array_equal(study.continued(prompt, 5), said[:5])
+    (tmp_path / "text.txt").write_text(prompt)
+    first, *told = said_by(capsys, str(tmp_path / "text.txt"), "--continued", "--least", "3")
+    assert first == f"continued: {study.tokenizer.decode(said)!r}"
+    found = study.trace(said, 3)
+    assert told[1].startswith(
+        f"runs of 3 tokens or more: {len(found)}, with {found.attrs['covered']} of the text's 64 "
+    )
+    assert [line.split()[:2] for line in told[3:-1]] == found[["token", "length"]].astype(str).to_numpy().tolist()
+    for text, message in ((prompt * 9, "do not fit the model's context of 96"), ("", "the text has no tokens")):
+        with pytest.raises(ValueError, match=message):
+            study.continued(text)
+
+
+def test_what_is_continued_stands_behind_what_the_tokenizer_puts_before_a_text(mini, tmp_path):
+    tokenizer = load_tokenizer(NAME)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 3)])
+    mini.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer("import numpy", add_special_tokens=False).input_ids
+    expected = greedy(mini, [[3, *ids]])[0]
+    np.testing.assert_array_equal(lmmem.Study(str(tmp_path)).continued("import numpy"), expected)
 
 
 @pytest.mark.parametrize(
