@@ -46,7 +46,7 @@ SAMPLE = 64  # windows, evenly from all of the text, on some of which a pass is 
 NEAR_WORDS, NEAR_MATCHES = 8, 48  # a window is decoded if so many tokens are recited, or are the likeliest
 AT_ONCE = 2_048  # windows measured between two writes to disk
 CHANGED, PROMPTS, NEAR, EXCHANGED = 32, 8, 4, 3  # windows changed, with how many prompts and texts, of how many tokens
-ROWS = 256  # of never-met training data, as control
+ROWS, PROSE = 256, 512  # of never-met training data, and windows of lmmem's prose at most, as control
 LARGEST = 2**20 * 64  # bytes of a file
 
 
@@ -130,14 +130,17 @@ def scan(
     else:
         never = [control] if isinstance(control, str) else list(control or own_prose())
         beside = _windows(study, never, stride, prefix)
-        of = "text given as never seen" if control is not None else "the prose of lmmem, younger than most models"
+        of = "text given as never seen"
+        if control is None:
+            beside = beside.iloc[:: math.ceil(len(beside) / PROSE)]
+            of = "the prose of lmmem, younger than most models"
     shares = count_repeats(np.stack([*beside.tokens]), np.stack([*windows.tokens]), n=LEAST) > 0
     if shares.all():
         raise ValueError(f"control: all of it shares runs of {LEAST} tokens with the text: give other text")
     if len(beside) - shares.sum() < 2:
         raise ValueError("control: one window is left of it: give longer text")
     beside = beside[~shares].reset_index(drop=True)
-    _announce(study, windows, beside, stride, longest)
+    _announce(study, windows, beside, stride, longest, fixed=control is None)
     measured, never_seen = _measured(study, windows, "scan"), _measured(study, beside, "control")
     parts = *_parts(windows, measured), ("the control", beside, never_seen)
     changed = [_changed(study, part, known, what) for what, part, known in parts if len(part) > 1]
@@ -230,8 +233,12 @@ def _at_once(windows: pd.DataFrame) -> list[pd.DataFrame]:
     return [windows.iloc[row : row + AT_ONCE] for row in range(0, len(windows), AT_ONCE)]
 
 
-def _announce(study: Asked, windows: pd.DataFrame, beside: pd.DataFrame, stride: int, longest: float) -> None:
+def _announce(
+    study: Asked, windows: pd.DataFrame, beside: pd.DataFrame, stride: int, longest: float, *, fixed: bool
+) -> None:
     """Say how long a scan will take, if it is long; what is decoded comes on top, and is a part of it.
+
+    `fixed` : the control keeps its windows, whatever the stride.
 
     Raises
     ------
@@ -250,7 +257,8 @@ def _announce(study: Asked, windows: pd.DataFrame, beside: pd.DataFrame, stride:
     )
     if seconds > 60 * longest:
         wider = [stride * 2**times for times in range(1, 32)]
-        others = [each * (_many(windows, stride, other) + _many(beside, stride, other) + changed) for other in wider]
+        theirs = [len(beside) if fixed else _many(beside, stride, other) for other in wider]
+        others = [each * (_many(windows, stride, other) + n + changed) for other, n in zip(wider, theirs, strict=True)]
         short = ((other, took) for other, took in zip(wider, others, strict=True) if took <= 60 * longest)
         raise TooLongError(what, math.ceil(seconds / 60), *next(short, (None, math.nan)))
     if seconds > SAID:

@@ -117,6 +117,8 @@ def test_model_without_training_data_has_prose_as_control(tmp_path, mini, study,
     study.tokenizer.save_pretrained(tmp_path)
     scan = lmmem.Study(str(tmp_path)).scan(text, stride=64)
     assert scan.of == "the prose of lmmem, younger than most models"
+    assert 256 < len(scan.control) <= 512 and scan.control["index"].is_unique  # however much prose there is
+    assert scan.control.groupby("text").token.diff().dropna().nunique() <= 2
     np.testing.assert_allclose(scan.windows.cross_entropy, study.scan(text, stride=64).windows.cross_entropy, rtol=1e-5)
 
 
