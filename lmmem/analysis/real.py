@@ -195,8 +195,9 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str
 
     Returns
     -------
-    Those of :func:`known`; noise, best, relearning : tokens beyond twins, of each model, as text; finds, saves : of
-    which models that is shown (of noise with Bonferroni's bound over models and sigmas); n : passages.
+    Those of :func:`known`; starts : nats per token of twins and of passages; noise, best, relearning : tokens beyond
+    twins, of each model, as text; finds, saves : of which models that is shown (of noise with Bonferroni's bound over
+    models and sigmas); n : passages.
     """
     clusters = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
     scores = {score: gains[gains.score == score] for score in ("fresh half", "best of N")}
@@ -204,7 +205,9 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str
     wider = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(fresh), clusters - 1) / stats.t.ppf((1 + LEVEL) / 2, clusters - 1)
     shown = fresh.model[fresh.estimate - wider * (fresh.estimate - fresh.low) > 0].tolist()
     found, beyond = (saved.model[saved.verdict.str.startswith(words)].tolist() for words in ("found", "found, beyond"))
+    starts = {name: of.passages.groupby("arm").cross_entropy.mean() for name, of in models.items()}
     return known(models) | {
+        "starts": _each({name: f"{at[NEVER]:.2f} against {at[KNOWN]:.2f}" for name, at in starts.items()}),
         "noise": _intervals(fresh),
         "best": _intervals(scores["best of N"]),
         "finds": _shown(shown, list(models), "noise finds more than luck"),
@@ -236,7 +239,7 @@ def _each(told: Mapping[str, str]) -> str:
 def _intervals(lines: pd.DataFrame) -> str:
     """Intervals of each model, in words."""
     told = {
-        str(name): " and ".join(Interval(*ends).brief() for ends in part[[*Interval._fields]].to_numpy())
+        str(name): " and ".join(Interval(*ends).brief(1) for ends in part[[*Interval._fields]].to_numpy())
         for name, part in lines.groupby("model", sort=False)
     }
     return _each(told)

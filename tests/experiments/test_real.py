@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 import lmmem
+from lmmem.analysis import real as told
+from lmmem.analysis.statistics import Interval, interval
 from lmmem.experiments import real
 from lmmem.experiments.texts import Text
 from lmmem.measures.repeats import count_repeats
@@ -97,6 +99,21 @@ def test_unknown_model_and_missing_package_are_refused(tmp_path, monkeypatch):
         real.measure("lost", tmp_path)
     with pytest.raises(ValueError, match=r"windows\.parquet is missing: make real"):
         real.measured("lost", tmp_path)
+
+
+def test_readme_says_what_was_measured_of_gemma():
+    readme = " ".join((real.FOLDER.parents[1] / "README.md").read_text().split())
+    models = {"gemma-3-270m": real.measured("gemma-3-270m")}
+    gains, saved = told.by_noise(models), told.savings(models)
+    fresh = [Interval(*ends).brief(1) for ends in gains[gains.score == "fresh half"][[*Interval._fields]].to_numpy()]
+    scan = models["gemma-3-270m"].scan
+    for said in (
+        f"Gemma {scan.windows.cross_entropy.mean():.2f} nats per token against {scan.control.cross_entropy.mean():.2f}",
+        f"Gemma {fresh[0]} and {fresh[1]} tokens",
+        f"teaching them again ({interval(saved, kind='known').brief(1)})",
+        f"({saved.n[0]} passages of each)",
+    ):
+        assert said in readme
 
 
 @pytest.mark.slow
