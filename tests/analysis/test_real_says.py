@@ -25,6 +25,7 @@ def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, s
     passages["file"] = np.where(there, np.arange(2 * PAIRS) % TEXTS, 100 + np.arange(2 * PAIRS)).astype(str)
     passages["kl_first"], passages["kl_second"] = rng.integers(26, 32, (2, 2 * PAIRS))
     passages["kl_ld"] = passages.kl_first + passages.kl_second
+    passages["cross_entropy"] = np.where(there, 2.0, 2.5)
     for score in real.SCORES:
         passages[score] = rng.normal(size=2 * PAIRS) + likelier * there
     tries = passages.loc[passages.index.repeat(2 * DRAWS)].reset_index(drop=True)
@@ -63,6 +64,7 @@ def test_nothing_is_said_to_be_found_where_nothing_was_planted():
     assert said["finds"] == "it is not shown of any that noise finds more than luck"
     assert said["saves"] == "it is not shown of any that teaching them again saves more than of twins"
     assert said["n"] == PAIRS
+    assert said["starts"] == "2.50 against 2.00 (one), 2.50 against 2.00 (two)"
 
 
 def test_what_was_planted_in_one_model_is_found_in_that_one():
