@@ -173,7 +173,12 @@ def _of_batch(model: PreTrainedModel, tokens: torch.Tensor, length: int, span: s
     look()
     begin, keep = tokens.shape[1] - length, span.stop - span.start
     every = logits_of(model, tokens[:, : begin + span.stop - 1], keep)  # what comes later changes nothing
-    few = max(1, CACHED // (keep * every.shape[-1])) if model.device.type == "cpu" else len(tokens)
+    few, short = len(tokens), keep  # rows, and tokens of each, that are looked at together
+    if model.device.type == "cpu":
+        few, short = max(1, CACHED // (keep * every.shape[-1])), max(1, min(keep, CACHED // every.shape[-1]))
     true = tokens[:, begin + span.start : begin + span.stop]
-    parts = zip(every.split(few), true.split(few), strict=True)
-    return torch.cat([score(logits.float(), of).cpu() for logits, of in parts], dim=-2)
+    rows = (
+        [score(logits.float(), of).cpu() for logits, of in zip(some.split(short, 1), own.split(short, 1), strict=True)]
+        for some, own in zip(every.split(few), true.split(few), strict=True)
+    )
+    return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lmmem
+from lmmem.inference import scoring
 from lmmem.inference.scoring import score_tokens
 
 
@@ -85,3 +86,13 @@ def test_tokens_of_a_whole_row_are_scored_as_those_of_its_continuation(mini, min
     row = score_tokens(mini, prompts[:, :1], np.concatenate([prompts[:, 1:], truth], axis=1))
     np.testing.assert_allclose(row.log_prob[:, -64:], score_tokens(mini, prompts, truth).log_prob, atol=1e-4)
     assert row.log_prob.shape == (20, 95)
+
+
+@pytest.mark.parametrize("together", [1, 3 * 512, 64 * 512, 5 * 64 * 512])  # a token, three, a row, five rows
+def test_scores_do_not_depend_on_how_many_logits_are_looked_at_together(mini, mini_corpus, together, monkeypatch):
+    prompts, truth = lmmem.split(mini_corpus[:20])
+    whole = score_tokens(mini, prompts, truth), lmmem.cross_entropy(mini, prompts, truth)
+    monkeypatch.setattr(scoring, "CACHED", together)
+    for values, as_before in zip(score_tokens(mini, prompts, truth), whole[0], strict=True):
+        np.testing.assert_array_equal(values, as_before)
+    np.testing.assert_allclose(lmmem.cross_entropy(mini, prompts, truth), whole[1], rtol=1e-7)
