@@ -7,10 +7,10 @@ measured lies in results/real/, a folder a model. Knows nothing of what is concl
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import importlib.metadata
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -287,11 +287,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def main() -> None:
-    """Measure every model into results/real/, and say how long each took."""
-    for name in sys.argv[1:] or MODELS:
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the models named on the command line into results/real/, and say how long each took."""
+    parser = argparse.ArgumentParser(prog="python -m lmmem.experiments.real", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MODELS)}; all by default")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of their folders")
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.names if name not in MODELS]:
+        parser.error(f"there is no {', '.join(unknown)} in the package index; there are {', '.join(MODELS)}")
+    for name in chosen.names or MODELS:
         start = time.monotonic()
-        folder = measure(name)
+        folder = measure(name, chosen.results)
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{folder} ({size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
 

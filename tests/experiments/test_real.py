@@ -101,6 +101,12 @@ def test_unknown_model_and_missing_package_are_refused(tmp_path, monkeypatch):
         real.measured("lost", tmp_path)
 
 
+def test_command_refuses_a_model_that_there_is_not(capsys):
+    with pytest.raises(SystemExit):
+        real.main(["gpt"])
+    assert "there is no gpt in the package index; there are smollm2-135m-instruct" in capsys.readouterr().err
+
+
 def test_readme_says_what_was_measured_of_gemma():
     readme = " ".join((real.FOLDER.parents[1] / "README.md").read_text().split())
     models = {"gemma-3-270m": real.measured("gemma-3-270m")}
