@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from lmmem.analysis import detection, hidden
+from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import compare_arms
 from lmmem.analysis.runs import runs
 from lmmem.analysis.scan import Scanned, found, recited_share
@@ -24,8 +25,8 @@ __all__ = [
     "by_noise",
     "by_sampling",
     "by_text",
-    "known",
     "learning",
+    "opening",
     "over_draws",
     "provenance",
     "savings",
@@ -33,6 +34,7 @@ __all__ = [
     "told_savings",
 ]
 
+LABELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "Gemma"}
 KNOWN, NEVER = "known 1", "never seen 0"  # arms
 
 SCORES = {
@@ -169,21 +171,26 @@ def areas(models: Models) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(list(SCORES.values()), name="score"))
 
 
-def known(models: Models) -> dict[str, object]:
-    """How much better the scanned texts are known than never-seen prose, and how little of them is recited.
+def opening(models: Models) -> pd.DataFrame:
+    """How well the texts are known beside never-seen prose, what of them is recited, and where twins begin.
 
     Returns
     -------
-    loss, never : of each model, nats per token of the texts and of the control, as text; recited : the share of the
-    texts' tokens in runs that are recited, with an interval over blocks.
+    A line a figure, a column a model, as text: losses (nats per token) of the scanned texts, of the control, of the
+    passages and of their twins; the share of the texts' tokens in runs that are recited, with its interval over blocks.
     """
-    each = {name: of.scan for name, of in models.items()}
-    shares = {name: recited_share(scan.windows, seed=scan.seed) for name, scan in each.items()}
-    return {
-        "loss": _each({name: f"{scan.windows.cross_entropy.mean():.2f}" for name, scan in each.items()}),
-        "never": _each({name: f"{scan.control.cross_entropy.mean():.2f}" for name, scan in each.items()}),
-        "recited": _each({n: f"{s.estimate:.1%} ({s.low:.1%} to {s.high:.1%})" for n, s in shares.items()}),
-    }
+    columns = {}
+    for name, of in models.items():
+        share = recited_share(of.scan.windows, seed=of.scan.seed)
+        starts = of.passages.groupby("arm").cross_entropy.mean()
+        columns[LABELS.get(name, name)] = {
+            "loss of the texts": f"{of.scan.windows.cross_entropy.mean():.2f}",
+            "of never-seen prose": f"{of.scan.control.cross_entropy.mean():.2f}",
+            "recited": f"{share.estimate:.1%} ({share.low:.1%} to {share.high:.1%})",
+            "loss of the passages": f"{starts[KNOWN]:.2f}",
+            "of their twins": f"{starts[NEVER]:.2f}",
+        }
+    return pd.DataFrame(columns)
 
 
 def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str, object]:
@@ -195,21 +202,16 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str
 
     Returns
     -------
-    Those of :func:`known`; starts : nats per token of twins and of passages; noise, best, relearning : tokens beyond
-    twins, of each model, as text; finds, saves : of which models that is shown (of noise with Bonferroni's bound over
-    models and sigmas); n : passages.
+    noise (in the fresh half), relearning : tokens beyond twins, of each model, as text; finds, saves : of which models
+    that is shown (of noise with Bonferroni's bound over models and sigmas); n : passages.
     """
     clusters = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
-    scores = {score: gains[gains.score == score] for score in ("fresh half", "best of N")}
-    fresh = scores["fresh half"]
+    fresh = gains[gains.score == "fresh half"]
     wider = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(fresh), clusters - 1) / stats.t.ppf((1 + LEVEL) / 2, clusters - 1)
     shown = fresh.model[fresh.estimate - wider * (fresh.estimate - fresh.low) > 0].tolist()
     found, beyond = (saved.model[saved.verdict.str.startswith(words)].tolist() for words in ("found", "found, beyond"))
-    starts = {name: of.passages.groupby("arm").cross_entropy.mean() for name, of in models.items()}
-    return known(models) | {
-        "starts": _each({name: f"{at[NEVER]:.2f} against {at[KNOWN]:.2f}" for name, at in starts.items()}),
+    return {
         "noise": _intervals(fresh),
-        "best": _intervals(scores["best of N"]),
         "finds": _shown(shown, list(models), "noise finds more than luck"),
         "relearning": _intervals(saved),
         "saves": _shown(found, list(models), "teaching them again saves more than of twins")
@@ -231,26 +233,22 @@ def provenance(models: Models) -> str:
     return ". ".join(told)
 
 
-def _each(told: Mapping[str, str]) -> str:
-    """A figure of each model, in words."""
-    return ", ".join(f"{figure} ({name})" for name, figure in told.items())
-
-
 def _intervals(lines: pd.DataFrame) -> str:
     """Intervals of each model, in words."""
     told = {
         str(name): " and ".join(Interval(*ends).brief(1) for ends in part[[*Interval._fields]].to_numpy())
         for name, part in lines.groupby("model", sort=False)
     }
-    return _each(told)
+    return ", ".join(f"{figure.replace('-', MINUS)} ({LABELS.get(name, name)})" for name, figure in told.items())
 
 
 def _shown(there: Sequence[str], every: Sequence[str], what: str) -> str:
     """Of which models something is shown, in words."""
-    others = [name for name in every if name not in there]
-    if len(others) == len(every):
+    of = [LABELS.get(name, name) for name in every if name in there]
+    others = [LABELS.get(name, name) for name in every if name not in there]
+    if not of:
         return f"it is not shown of any that {what}"
-    shown = f"{what} in {' and '.join(name for name in every if name in there)}"
+    shown = f"{what} in {' and '.join(of)}"
     return shown + (f", which is not shown of {' and '.join(others)}" if others else "")
 
 

@@ -64,7 +64,6 @@ def test_nothing_is_said_to_be_found_where_nothing_was_planted():
     assert said["finds"] == "it is not shown of any that noise finds more than luck"
     assert said["saves"] == "it is not shown of any that teaching them again saves more than of twins"
     assert said["n"] == PAIRS
-    assert said["starts"] == "2.50 against 2.00 (one), 2.50 against 2.00 (two)"
 
 
 def test_what_was_planted_in_one_model_is_found_in_that_one():
@@ -122,6 +121,14 @@ def test_areas_are_those_of_planted_scores():
     assert all(float(cell.split()[0]) > 0.9 for cell in table.likelier)
     covered = [float(cell.split("(")[1].split()[0]) < 0.5 < float(cell.split()[-1][:-1]) for cell in table.null]
     assert sum(covered) >= len(covered) - 1
+
+
+def test_opening_tells_losses_and_what_is_recited():
+    model = simulated(seed=3)
+    table = real.opening({"gemma-3-270m": model})["Gemma"]
+    losses = model.scan.windows.cross_entropy.mean(), model.scan.control.cross_entropy.mean(), 2.0, 2.5
+    assert table.drop("recited").tolist() == [f"{loss:.2f}" for loss in losses]
+    assert table.recited.startswith(f"{WORDS / (60 * 64):.1%} (")
 
 
 def test_curves_and_draws_tell_passages_from_twins():
