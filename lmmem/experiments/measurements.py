@@ -268,9 +268,9 @@ def likelihood_is_kept(
     """Whether :func:`likelihood_table` of the same would read what is on disk, and measure nothing.
 
     >>> import lmmem
-    >>> corpus, rows = lmmem.training_data("pocket-mini"), [3, 5, 8]
+    >>> corpus, rows = lmmem.training_data("pocket-mini"), [101, 103, 107]
     >>> table = likelihood_table("pocket-mini", corpus, rows)
-    >>> likelihood_is_kept("pocket-mini", corpus, rows), likelihood_is_kept("pocket-mini", corpus, rows[:2])
+    >>> likelihood_is_kept("pocket-mini", corpus, rows), likelihood_is_kept("pocket-mini", corpus, rows[1:])
     (True, False)
     """
     every, _, _ = settings_of(name, corpus, index, step, dtype, device, scheduler, False)

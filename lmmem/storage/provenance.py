@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -117,12 +118,22 @@ def measuring(sources: Mapping[str, str]) -> list[str]:
 def _imports(source: str) -> set[str]:
     """What a source imports of this package, anywhere in it, and what it might: a name may be a module's."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.ImportFrom):
             found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {name.removeprefix("lmmem.") for name in found if name.startswith("lmmem.")}
+
+
+def _parsed(source: str) -> ast.Module:
+    """A source's tree. Python 3.11 cannot parse in two threads at once, and other packages parse while they load."""
+    for wait in (0.01, 0.1, 1.0):
+        try:
+            return ast.parse(source)
+        except SystemError:
+            time.sleep(wait)
+    return ast.parse(source)
 
 
 def _sources(package: Path) -> dict[str, str]:

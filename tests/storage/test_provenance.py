@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import platform
 import shutil
@@ -57,3 +58,16 @@ def test_commit_is_that_of_the_checkout_and_tells_changes(tmp_path):
     with (package / "protocol.py").open("a") as file:
         file.write("\n# changed\n")
     assert commit() == git("rev-parse", "--short=12", "HEAD") + "+"
+
+
+def test_source_that_another_thread_kept_from_being_parsed_is_parsed_again(monkeypatch):
+    """As Python 3.11 refuses it: AST constructor recursion depth mismatch."""
+    parse, refused = ast.parse, iter([True, False])
+
+    def parsed(source: str) -> ast.Module:
+        if next(refused):
+            raise SystemError("AST constructor recursion depth mismatch (before=51, after=64)")
+        return parse(source)
+
+    monkeypatch.setattr(provenance.ast, "parse", parsed)
+    assert provenance._imports("from lmmem.measures import distance\n") == {"measures", "measures.distance"}
