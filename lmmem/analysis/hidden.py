@@ -13,6 +13,7 @@ import pandas as pd
 
 from lmmem.analysis import detection, noise
 from lmmem.analysis.randomisation import LEAST, cluster_mean
+from lmmem.analysis.recognition import SCORES
 from lmmem.analysis.savings import after, beside_equals, curves, hazard, saved
 from lmmem.analysis.statistics import Interval, best_of_table, check_columns, interval
 
@@ -49,11 +50,6 @@ FEW = "{} negatives"  # too few for a share found at 1 % false alarms
 SHORT = {"found, beyond the likelihood": "found *"}
 SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
-# What else is made of one forward pass, of the passage or of others beside it.
-OTHER_SCORES = (
-    *("loss, prompt too", "loss, zlib-normalised", "loss over twins", "loss over an earlier step"),
-    *("Min-K%", "Min-K%++", "mean rank", "loss over mismatched prompts"),
-)
 # Of whose shares found at few false alarms a table tells: one of each sort.
 TOLD = ("loss", "Min-K%++", "noise, fresh half", "relearning")
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
@@ -606,7 +602,7 @@ def _outside(areas: pd.DataFrame) -> str:
     loss = areas[areas.probe == "loss"]
     said = _finds(loss.kind, loss.verdict == "tells", loss.verdict.str.contains("no verdict"))
     missed = loss.kind[loss.verdict != "tells"]
-    others = areas[areas.kind.isin(missed) & areas.probe.isin(OTHER_SCORES) & (areas.verdict == "tells")]
+    others = areas[areas.kind.isin(missed) & areas.probe.isin([*SCORES.values()]) & (areas.verdict == "tells")]
     for kind, lines in others.groupby("kind"):
         cells = zip(lines.probe, _cells(lines, "estimate", "low", "high", digits=2), strict=True)
         said += f"; other scores of it tell the {kind}: {', '.join(map(' '.join, cells))}"

@@ -15,6 +15,7 @@ from scipy import stats
 from lmmem.analysis import detection, hidden
 from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import compare_arms
+from lmmem.analysis.recognition import SCORES
 from lmmem.analysis.runs import runs
 from lmmem.analysis.scan import Scanned, found, recited_share
 from lmmem.analysis.statistics import LEVEL, Interval, interval
@@ -37,12 +38,6 @@ __all__ = [
 LABELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "Gemma"}
 KNOWN, NEVER = "known 1", "never seen 0"  # arms
 
-SCORES = {
-    **{"loss": "loss", "whole_row": "loss, prompt too", "zlib_normalised": "loss, zlib-normalised"},
-    **{"min_k": "Min-K%", "min_k_plus": "Min-K%++", "mean_rank": "mean rank"},
-    **{"over_mismatched": "loss over mismatched prompts"},
-}
-
 
 class Measured(Protocol):
     """What was measured of a model, as :func:`lmmem.experiments.real.measured` gives it."""
@@ -55,8 +50,6 @@ class Measured(Protocol):
     def noise(self) -> pd.DataFrame: ...
     @property
     def sampled(self) -> pd.DataFrame: ...
-    @property
-    def extraction(self) -> pd.DataFrame: ...
     @property
     def relearned(self) -> pd.DataFrame: ...
     @property
@@ -165,10 +158,10 @@ def areas(models: Models) -> pd.DataFrame:
     """
     columns = {}
     for name, of in models.items():
-        table = of.passages.rename(columns=SCORES)
-        found = detection.compare(table, list(SCORES.values()), NEVER).set_index("score")
-        columns[name] = [Interval(*ends).brief(2) for ends in found[[*Interval._fields]].to_numpy()]
-    return pd.DataFrame(columns, index=pd.Index(list(SCORES.values()), name="score"))
+        asked = [label for score, label in SCORES.items() if score in of.passages]
+        found = detection.compare(of.passages.rename(columns=SCORES), asked, NEVER).set_index("score")
+        columns[name] = pd.Series([Interval(*ends).brief(2) for ends in found[[*Interval._fields]].to_numpy()], asked)
+    return pd.DataFrame(columns).rename_axis("score")
 
 
 def opening(models: Models) -> pd.DataFrame:

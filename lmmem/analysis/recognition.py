@@ -19,6 +19,7 @@ from lmmem.analysis.statistics import Interval, check_columns, interval, told
 
 __all__ = [
     "LABELS",
+    "SCORES",
     "against_recall",
     "answer",
     "beside_noise",
@@ -35,7 +36,7 @@ __all__ = [
 
 TWINS = "over_twins"  # the score that an auditor without unexposed passages of the same kind cannot ask
 STRATA = 8  # of z-complexity
-LABELS = {
+SCORES = {  # of the likelihood, as they are called
     "loss": "loss",
     "whole_row": "loss, prompt too",
     "zlib_normalised": "loss, zlib-normalised",
@@ -45,6 +46,8 @@ LABELS = {
     "over_twins": "loss over twins",
     "over_earlier": "loss over an earlier step",
     "over_mismatched": "loss over mismatched prompts",
+}
+LABELS = SCORES | {
     "recall": "greedy kl-LD",
     "noise": "best kl-LD under noise",
     "both": "best score and noise",

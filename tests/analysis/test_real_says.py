@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lmmem.analysis import real
+from lmmem.analysis.recognition import SCORES
 from lmmem.analysis.scan import WORDS
 
 PAIRS, TEXTS, DRAWS, ROUNDS = 24, 12, 12, 6
@@ -26,7 +27,7 @@ def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, s
     passages["kl_first"], passages["kl_second"] = rng.integers(26, 32, (2, 2 * PAIRS))
     passages["kl_ld"] = passages.kl_first + passages.kl_second
     passages["cross_entropy"] = np.where(there, 2.0, 2.5)
-    for score in real.SCORES:
+    for score in SCORES:
         passages[score] = rng.normal(size=2 * PAIRS) + likelier * there
     tries = passages.loc[passages.index.repeat(2 * DRAWS)].reset_index(drop=True)
     tries = tries.assign(
@@ -49,7 +50,7 @@ def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, s
     made = {"processor": "a processor", "lmmem": "1", "commit": "c", "torch": "2", "transformers": "5", "date": "now"}
     record = {"package": "p 1.0", "terms": "free", "sha256": "ab" * 32, "quantisation": "Q4", "dtype": "float32"}
     return SimpleNamespace(
-        **{"scan": scan, "passages": passages, "noise": tries, "relearned": again, "extraction": None},
+        **{"scan": scan, "passages": passages, "noise": tries, "relearned": again},
         sampled=tries[tries.sigma == 0.001].rename(columns={"draw": "sample"}).assign(temperature=0.6),
         record=record | {"environment": made, "texts": NAMES},
     )
