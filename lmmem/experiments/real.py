@@ -8,7 +8,6 @@ measured lies in results/real/, a folder a model. Knows nothing of what is concl
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import importlib.metadata
 import time
@@ -22,13 +21,12 @@ from scipy.optimize import linear_sum_assignment
 
 from lmmem.corpora.corpus import Corpus
 from lmmem.experiments.kept import RESULTS
-from lmmem.experiments.scan import Scan
+from lmmem.experiments.scan import Scan, windows_of
 from lmmem.experiments.study import Study
 from lmmem.experiments.texts import Text, known_texts, own_prose, own_texts
-from lmmem.measures.complexity import z_complexity
 from lmmem.measures.repeats import count_repeats
 from lmmem.measures.runs import LEAST
-from lmmem.models.loading import quantisation
+from lmmem.models.loading import quantisation, weights_id
 from lmmem.protocol import CONTINUATION, PROMPT
 from lmmem.storage import tables
 from lmmem.storage.files import cache_folder
@@ -160,7 +158,11 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
     }
     record = {
         **{"model": name, "package": f"{package.distribution} {importlib.metadata.version(package.distribution)}"},
-        **{"terms": package.terms, "sha256": _sha256(file), "quantisation": quantisation(str(file), study.step)},
+        **{
+            "terms": package.terms,
+            "sha256": weights_id(str(file), study.step),
+            "quantisation": quantisation(str(file), study.step),
+        },
         **{
             "dtype": "float32",
             "rate": package.rate,
@@ -244,15 +246,11 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
 
 def _windows(study: Study, texts: list[Text], most: int | None = None) -> pd.DataFrame:
     """Windows of texts, one after another, with what text they are of."""
-    found = []
-    for text in texts:
-        words = text.text if most is None else _head(study, text.text, most)
-        windows = study.text_sequences(words, stride=WINDOW)
-        spans = zip(windows.begin, windows.end, strict=True)
-        complexity = z_complexity([words[begin:end] for begin, end in spans])
-        found.append(windows.assign(file=text.name, genre=text.genre, z_complexity=complexity))
-    every = pd.concat(found, ignore_index=True)
-    return every[["tokens", "prefix", "token", "file", "genre", "z_complexity"]]
+    words = [text.text if most is None else _head(study, text.text, most) for text in texts]
+    every = windows_of(study, words, WINDOW)
+    of = every.assign(file=[texts[number].name for number in every.text])
+    of = of.assign(genre=[texts[number].genre for number in every.text])
+    return of[["tokens", "prefix", "token", "file", "genre", "z_complexity"]]
 
 
 def _head(study: Study, text: str, most: int) -> str:
@@ -280,11 +278,6 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
     """A table as it was measured: means of what is kept narrow would lose digits."""
     wide: dict[Any, str] = {column: "float64" for column in table.select_dtypes("float32")}
     return table.astype(wide | {column: "str" for column in table.select_dtypes("category")})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -36,7 +36,17 @@ if TYPE_CHECKING:
 
     from lmmem.corpora.corpus import Corpus
 
-__all__ = ["LONGEST", "NO_STRIDE", "STRIDE", "Scan", "TooLongError", "example_files", "read_texts", "scan"]
+__all__ = [
+    "LONGEST",
+    "NO_STRIDE",
+    "STRIDE",
+    "Scan",
+    "TooLongError",
+    "example_files",
+    "read_texts",
+    "scan",
+    "windows_of",
+]
 
 STRIDE = 8  # tokens from one window to the next
 LONGEST = 30.0  # minutes that a scan takes without asking
@@ -121,7 +131,7 @@ def scan(
     if not longest > 0:
         raise ValueError(f"longest={longest!r}: give minutes, more than 0")
     texts = [texts] if isinstance(texts, str) else list(texts)
-    windows = _windows(study, texts, stride, prefix)
+    windows = windows_of(study, texts, stride, prefix)
     if control is None and _knows_unmet(study):
         rows = unmet_rows(study.model, study.corpus, study.step, ROWS, study.seed)
         tokens = [row[: PROMPT + CONTINUATION].astype(np.int64) for row in study.corpus[rows]]
@@ -129,7 +139,7 @@ def scan(
         of = f"{len(rows)} rows of its training data's kind that it has not met"
     else:
         never = [control] if isinstance(control, str) else list(control or own_prose())
-        beside = _windows(study, never, stride, prefix)
+        beside = windows_of(study, never, stride, prefix)
         of = "text given as never seen"
         if control is None:
             beside = beside.iloc[:: math.ceil(len(beside) / PROSE)]
@@ -219,8 +229,13 @@ def read_texts(path: str | Path) -> list[str]:
     return texts
 
 
-def _windows(study: Asked, texts: Sequence[str], stride: int, prefix: Sequence[int] | None) -> pd.DataFrame:
-    """Windows of texts with the characters at which their tokens end."""
+def windows_of(study: Asked, texts: Sequence[str], stride: int, prefix: Sequence[int] | None = None) -> pd.DataFrame:
+    """As :func:`lmmem.experiments.sequences.of_text`, with the characters at which tokens end, and z_complexity.
+
+    Raises
+    ------
+    ValueError : as that function, or the tokenizer does not say where its tokens are in a text.
+    """
     windows = of_text(study.tokenizer, texts, stride, prefix, ends=True)
     if "begin" not in windows:
         raise ValueError(f"the tokenizer of {study.model} does not say where its tokens are in a text: give a fast one")

@@ -41,12 +41,14 @@ def sources() -> list[str]:
     return [path.read_text()[:6_000] for path in sorted(folder.glob("*.py")) if path.stat().st_size > 6_000][:9]
 
 
+def texts(genre: str, sources: list[str]) -> list[Text]:
+    return [Text(f"{genre} {number}", genre, text) for number, text in enumerate(sources)]
+
+
 @pytest.fixture(scope="module")
 def chosen(study, sources) -> tuple[pd.DataFrame, np.ndarray]:
-    known = [Text(f"known {number}", "licence", text) for number, text in enumerate(sources[:3])]
-    never = [Text(f"p{number}", "prose", text) for number, text in enumerate([*sources[3:6], sources[0]])]
-    code = [Text(f"c{number}", "code", text) for number, text in enumerate(sources[6:])]
-    return real.passages(study, known, never + code, SMALL)
+    never = texts("prose", [*sources[3:6], sources[0]]) + texts("code", sources[6:])
+    return real.passages(study, texts("licence", sources[:3]), never, SMALL)
 
 
 def test_passages_are_pairs_of_one_window_of_each_text_and_its_twin(chosen):
@@ -54,7 +56,7 @@ def test_passages_are_pairs_of_one_window_of_each_text_and_its_twin(chosen):
     assert sequences.arm.tolist() == ["known 1"] * 3 + ["never seen 0"] * 3
     assert sequences.group.tolist() == ["known"] * 3 + ["never seen"] * 3
     assert sequences.block.tolist() == [0, 1, 2] * 2
-    assert sorted(sequences.file[:3]) == ["known 0", "known 1", "known 2"]
+    assert sorted(sequences.file[:3]) == ["licence 0", "licence 1", "licence 2"]
     assert natural.shape == (8, 96)
 
 
@@ -74,13 +76,7 @@ def test_twins_are_those_that_differ_least_in_all(study, chosen, sources, monkey
     monkeypatch.setattr(real, "linear_sum_assignment", lambda cost: kept.append(cost) or solve(cost))
     test_passages_are_pairs_of_one_window_of_each_text_and_its_twin(
         real.passages(
-            study,
-            [Text(f"known {number}", "licence", text) for number, text in enumerate(sources[:3])],
-            [
-                *(Text(f"p{number}", "prose", text) for number, text in enumerate(sources[3:6])),
-                *(Text(f"c{number}", "code", text) for number, text in enumerate(sources[6:])),
-            ],
-            SMALL,
+            study, texts("licence", sources[:3]), texts("prose", sources[3:6]) + texts("code", sources[6:]), SMALL
         )
     )
     (cost,) = kept
