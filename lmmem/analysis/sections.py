@@ -16,6 +16,7 @@ from lmmem.analysis import (
     end_of_training,
     event_study,
     fading,
+    growth,
     randomisation,
     stationarity,
     trajectories,
@@ -26,7 +27,6 @@ from lmmem.analysis.statistics import (
     LEVEL,
     MINUS,
     Interval,
-    compare_curves,
     fit_excess,
     fit_interaction,
     fit_linear,
@@ -35,16 +35,17 @@ from lmmem.analysis.statistics import (
     half_point,
     interval,
     mean_by,
-    value,
 )
 
 __all__ = [
     "all_organisms",
+    "by_doubling",
     "complexity",
     "decay",
     "estimators",
     "fluctuations",
     "front",
+    "law",
     "once",
     "organisms",
     "power",
@@ -58,14 +59,13 @@ Numbers = dict[str, object]
 Shared = dict[str, Any]  # arguments of event_study and fading, by name
 
 
-def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int = 0) -> Numbers:
+def repetition(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Numbers:
     """How memory grows with presentations, and with natural repeats.
 
     Parameters
     ----------
     doses : greedy table of sequences by presentations, 0 among them, with blocks.
     natural : greedy table of natural passages, with repeats, and text, whose intervals are over texts.
-    top : kl-LD of nothing in common, tokens.
     seed : of the bootstraps.
 
     Returns
@@ -73,8 +73,7 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     trace, recalled : from how many presentations on the loss is lower, and half are recited; half : the same of
     recall by a logistic curve, with its interval.
     once : by how much the loss is lower, nats per token, after the fewest presentations, `fewest`.
-    slope, odds, loss, natural_slope, natural_odds : per doubling. best, worse : which of three curves fits
-    the kl-LD best, and how far above it in AIC the log-linear one stands. n, n_exposed, n_natural, n_texts.
+    slope, odds, loss, natural_slope, natural_odds : per doubling. n, n_natural, n_texts.
     """
     exposed = doses[doses.presentations > 0]
     x = exposed.presentations
@@ -82,7 +81,6 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
     recall = mean_by(doses, "presentations", "memorised", seed)
     share = exposed.memorised.mean()
     half = f"from {half_point(x, exposed.memorised, seed):.1f} presentations on" if 0 < share < 1 else "in no arm"
-    curves = compare_curves(x, exposed.kl_ld, top)
     return {
         "trace": told_from(ahead.presentations, ahead.low > 0),
         "recalled": told_from(recall.presentations, recall.estimate >= 0.5),
@@ -94,13 +92,56 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, top: float, seed: int
         "loss": fit_log_linear(x, exposed.cross_entropy, seed),
         "natural_slope": fit_log_linear(natural.repeats, natural.kl_ld, seed, natural.text),
         "natural_odds": fit_logistic(natural.repeats, natural.memorised, seed, natural.text),
-        "best": curves.curve[0],
-        "worse": value(curves, "delta_aic", curve="log-linear"),
         "n": len(doses),
-        "n_exposed": len(exposed),
         "n_natural": len(natural),
         "n_texts": natural.text.nunique(),
     }
+
+
+def by_doubling(doses: pd.DataFrame) -> pd.DataFrame:
+    """What each doubling of presentations adds, in bits and in tokens, as a page shows it.
+
+    Parameters
+    ----------
+    doses : as for :func:`repetition`.
+
+    Returns
+    -------
+    One line a step: presentations, bits, tokens closer (both with intervals), n (blocks).
+    """
+    tokens = as_told(growth.by_doubling(_grown(doses), "tokens"), "tokens closer")
+    bits = as_told(growth.by_doubling(_grown(doses), "bits"), "bits")
+    bits.insert(2, "tokens closer", tokens["tokens closer"])
+    return bits
+
+
+def law(doses: pd.DataFrame) -> Numbers:
+    """Whether memory grows with the logarithm of presentations, by what each doubling adds.
+
+    Parameters
+    ----------
+    doses : as for :func:`repetition`.
+
+    Returns
+    -------
+    first, most, last : bits that a doubling adds at the fewest presentations, where it adds most, and at the most;
+    first_step, most_step, last_step : these steps; holds : what that says of a logarithmic law, in words. tokens,
+    tokens_step : where a doubling brings kl-LD closest.
+    """
+    bits, tokens = growth.by_doubling(_grown(doses), "bits"), growth.by_doubling(_grown(doses), "tokens")
+    steps = {"first": 0, "most": int(bits.estimate.argmax()), "last": len(bits) - 1}
+    most = int(tokens.estimate.argmax())
+    return {
+        **{name: interval(bits, presentations=bits.presentations[line]) for name, line in steps.items()},
+        **{f"{name}_step": bits.presentations[line] for name, line in steps.items()},
+        "holds": growth.told_law(bits),
+        "tokens": interval(tokens, presentations=tokens.presentations[most]),
+        "tokens_step": tokens.presentations[most],
+    }
+
+
+def _grown(doses: pd.DataFrame) -> pd.DataFrame:
+    return doses.assign(bits=trajectories.bits(doses), tokens=-doses.kl_ld)
 
 
 def complexity(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Numbers:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 __all__ = [
     "Interval",
@@ -20,7 +20,6 @@ __all__ = [
     "best_of_table",
     "bootstrap",
     "check_columns",
-    "compare_curves",
     "fit_excess",
     "fit_interaction",
     "fit_linear",
@@ -251,41 +250,6 @@ def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0, clusters: Arra
     success : (n,) booleans.
     """
     return bootstrap(_log_odds_slope, _doublings(x), np.asarray(success, dtype=float), seed=seed, clusters=clusters)
-
-
-def compare_curves(x: ArrayLike, y: ArrayLike, top: float) -> pd.DataFrame:
-    """Log-linear, power and logistic curves of y in x, side by side.
-
-    Fitted by least squares. With Gaussian residuals, the lowest Akaike information criterion is
-    the best supported; a difference below 2 is no preference.
-
-    Parameters
-    ----------
-    x : (n,) positive numbers. y : (n,) numbers.
-    top : where the logistic curve begins at small x, for instance 64 tokens; it ends at 0.
-
-    Returns
-    -------
-    One line a curve, best first: curve, parameters (k, the residual variance included), rss, aic,
-    delta_aic (above the best), weight (Akaike weight, the three sum to 1).
-    """
-    doublings, y = _doublings(x), np.asarray(y, dtype=float)
-    slope, intercept = np.polyfit(doublings, y, 1)
-    curves: dict[str, tuple[Callable[..., np.ndarray], tuple[float, float]]] = {
-        "log-linear": (lambda d, a, b: a + b * d, (intercept, slope)),
-        "power": (lambda d, a, b: a * 2.0 ** (b * d), (max(y.mean(), 1e-3), -0.1)),
-        "logistic": (lambda d, a, b: top * special.expit(b * (a - d)), (doublings.mean(), 1.0)),
-    }
-    lines = []
-    for name, (curve, guess) in curves.items():
-        found = optimize.least_squares(lambda p, curve=curve: curve(doublings, *p) - y, guess)
-        rss = float(2 * found.cost)
-        k = len(guess) + 1
-        lines.append((name, k, rss, len(y) * np.log(max(rss, 1e-12) / len(y)) + 2 * k))
-    table = pd.DataFrame(lines, columns=["curve", "parameters", "rss", "aic"]).sort_values("aic", ignore_index=True)
-    table["delta_aic"] = table.aic - table.aic.min()
-    table["weight"] = np.exp(-table.delta_aic / 2) / np.exp(-table.delta_aic / 2).sum()
-    return table
 
 
 def fit_interaction(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> dict[str, Interval]:

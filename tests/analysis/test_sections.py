@@ -32,14 +32,26 @@ def natural() -> pd.DataFrame:
 
 
 def test_repetition_finds_slopes_and_thresholds():
-    found = sections.repetition(doses(), natural(), TOP)
+    found = sections.repetition(doses(), natural())
     assert found["slope"].low < -8 < found["slope"].high
     assert found["loss"].estimate == pytest.approx(-0.5, abs=0.05)
     assert found["natural_slope"].low < -8 < found["natural_slope"].high
     assert (found["trace"], found["recalled"]) == ("from 4 presentations on", "from 64 presentations on")
     assert found["once"].low < 0 < found["once"].high
-    assert (found["best"], found["worse"], found["fewest"]) == ("log-linear", 0.0, 1)
-    assert (found["n"], found["n_exposed"], found["n_natural"], found["n_texts"]) == (300, 240, 240, 240)
+    assert (found["n"], found["fewest"], found["n_natural"], found["n_texts"]) == (300, 1, 240, 240)
+
+
+def test_law_tells_whether_each_doubling_adds_as_much():
+    found = sections.law(doses())
+    per_doubling = 0.5 * 64 / np.log(2)
+    assert found["first"].low < per_doubling < found["first"].high
+    assert (found["first_step"], found["last_step"]) == ("1 to 4", "16 to 64")
+    assert "not refuted" in found["holds"]
+    bent = doses().assign(cross_entropy=lambda t: t.cross_entropy - (t.presentations == 64))
+    assert "not logarithmic" in sections.law(bent)["holds"]
+    table = sections.by_doubling(doses())
+    assert list(table.columns) == ["presentations", "bits", "tokens closer", "n"]
+    assert list(table.n) == [60] * 3
 
 
 @pytest.mark.parametrize(

@@ -127,26 +127,6 @@ def test_log_odds_stay_finite_where_groups_separate():
     assert found.low > 1
 
 
-@pytest.mark.parametrize(
-    ("curve", "values"),
-    [
-        ("log-linear", lambda d: 60 - 7 * d),
-        ("power", lambda d: 60 * 2.0 ** (-0.8 * d)),
-        ("logistic", lambda d: 64 / (1 + np.exp(3 * (d - 3)))),
-    ],
-)
-def test_the_curve_that_made_the_data_is_the_best_supported(curve, values):
-    y = values(np.log2(M)) + RNG.normal(0, 1, len(M))
-    table = statistics.compare_curves(M, y, top=64)
-    assert table.curve[0] == curve
-    assert table.delta_aic[0] == 0
-    assert table.delta_aic[1] > 2
-    np.testing.assert_allclose(table.weight.sum(), 1)
-    rss = table.set_index("curve").rss["log-linear"]
-    np.testing.assert_allclose(rss, sm.OLS(y, sm.add_constant(np.log2(M))).fit().ssr)
-    np.testing.assert_allclose(table.aic, len(M) * np.log(table.rss / len(M)) + 6)
-
-
 def test_interaction_is_that_of_ordinary_least_squares():
     z = RNG.uniform(0.4, 1, len(M))
     d = np.log2(M) - np.log2(M).mean()
