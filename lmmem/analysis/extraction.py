@@ -30,6 +30,7 @@ __all__ = [
     "sampler",
     "samples_needed",
     "temperature",
+    "told_number",
 ]
 
 Numbers = dict[str, object]
@@ -164,14 +165,19 @@ def samples_needed(exact: pd.DataFrame, p: float = OFTEN, budgets: Sequence[int]
         log_prob = passages.log_prob[passages.temperature == best].to_numpy()
         needed = least_samples(log_prob, p)
         line = {"arm": arm, "n": len(needed), "T": best, "median": float(np.median(log_prob))}
-        line["samples"] = _told_number(float(np.median(needed)))
+        line["samples"] = told_number(float(np.median(needed)))
         for budget in budgets:
             line[f"in {budget:,}"] = proportion(int((needed <= budget).sum()), len(needed)).brief()
         lines.append(line)
     return pd.DataFrame(lines).sort_values("median", ascending=False, ignore_index=True).drop(columns="median")
 
 
-def _told_number(number: float) -> str:
+def told_number(number: float) -> str:
+    """A number of samples in words.
+
+    >>> told_number(1234.0), told_number(3e20), told_number(np.inf)
+    ('1,234', '10^20', 'never')
+    """
     return f"{number:,.0f}" if number < 1e6 else f"10^{np.log10(number):.0f}" if np.isfinite(number) else "never"
 
 
@@ -204,7 +210,7 @@ def near_verbatim(near: pd.DataFrame, sampled: pd.DataFrame) -> pd.DataFrame:
         close = drawn.kl_ld[drawn.arm == arm] <= most
         line = {"arm": arm, "n": len(wide), "word for word": f"{mean[0]:.2g}", f"within {most}": f"{mean[most]:.2g}"}
         line[f"sampled within {most}"] = proportion(int(close.sum()), len(close)).brief(4)
-        line["gained"] = f"{np.exp(gained):.1f}" if gained < 10 else _told_number(float(np.exp(gained)))
+        line["gained"] = f"{np.exp(gained):.1f}" if gained < 10 else told_number(float(np.exp(gained)))
         lines.append(line)
     return pd.DataFrame(lines)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pandas as pd
 from scipy import stats
 
-from lmmem.analysis import detection, hidden
+from lmmem.analysis import detection, extraction, hidden
 from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import compare_arms
 from lmmem.analysis.recognition import SCORES
@@ -30,6 +30,7 @@ __all__ = [
     "opening",
     "over_draws",
     "provenance",
+    "samples_needed",
     "savings",
     "told_noise",
     "told_savings",
@@ -50,6 +51,8 @@ class Measured(Protocol):
     def noise(self) -> pd.DataFrame: ...
     @property
     def sampled(self) -> pd.DataFrame: ...
+    @property
+    def extraction(self) -> pd.DataFrame: ...
     @property
     def relearned(self) -> pd.DataFrame: ...
     @property
@@ -147,6 +150,23 @@ def by_sampling(models: Models, seed: int = 0) -> pd.DataFrame:
         found = interval(compare_arms(table, "gain", NEVER, halves=False, seed=seed), arm=KNOWN)
         lines.append((name, of.sampled["sample"].nunique(), *found))
     return pd.DataFrame(lines, columns=["model", "samples", *Interval._fields])
+
+
+def samples_needed(models: Models) -> pd.DataFrame:
+    """How many samples it takes to find passages and twins word for word, by their exact probabilities.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.extraction.samples_needed`, a line a model and arm, without the share found in few
+    samples; and likeliest, the samples of the passage that needs fewest.
+    """
+    found = {}
+    for name, of in models.items():
+        table = extraction.samples_needed(of.extraction, budgets=[extraction.BUDGETS[-1]])
+        best = of.extraction.groupby("arm").log_prob.max()
+        fewest = [extraction.told_number(float(extraction.least_samples(best[arm]))) for arm in table.arm]
+        found[LABELS.get(name, name)] = table.assign(likeliest=fewest).set_index("arm")
+    return pd.concat(found, names=["model"])
 
 
 def areas(models: Models) -> pd.DataFrame:

@@ -117,6 +117,16 @@ def test_samples_are_compared_pair_by_pair():
     assert (line.samples, line.n) == (DRAWS, PAIRS)
 
 
+def test_samples_needed_are_those_of_the_median_and_of_the_likeliest_passage():
+    exact = simulated().passages.assign(temperature=1.0)
+    exact["log_prob"] = np.log(0.5) * np.where(exact.arm == "known 1", 1 + exact.block, 1_000)
+    table = real.samples_needed({"gemma-3-270m": SimpleNamespace(extraction=exact)}).loc["Gemma"]
+    assert table.likeliest.to_dict() == {"known 1": "1", "never seen 0": "10^301"}
+    middle = [np.ceil(np.log(0.5) / np.log1p(-(0.5**half))) for half in (12, 13)]  # of 2^-1 .. 2^-24
+    assert table.samples["known 1"] == f"{np.mean(middle):,.0f}"
+    assert table["in 1,000,000"].str[:4].to_dict() == {"known 1": "0.83", "never seen 0": "0.00"}
+
+
 def test_areas_are_those_of_planted_scores():
     table = real.areas({"null": simulated(seed=5), "likelier": simulated(likelier=3.0, seed=6)})
     assert all(float(cell.split()[0]) > 0.9 for cell in table.likelier)
