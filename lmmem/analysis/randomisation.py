@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from numpy.typing import ArrayLike
 from scipy import special, stats
 from statsmodels.stats.power import TTestIndPower
@@ -22,7 +21,6 @@ __all__ = [
     "Permuted",
     "cluster_difference",
     "cluster_mean",
-    "cluster_slope",
     "compare_arms",
     "equivalence",
     "permutation_test",
@@ -92,42 +90,6 @@ def cluster_mean(values: ArrayLike, clusters: ArrayLike, level: float = LEVEL) -
     n, mean = len(values), float(values.mean())
     influence = np.bincount(groups, values - mean) / n
     return _interval(mean, influence, np.bincount(groups) / n, n, level)
-
-
-def cluster_slope(
-    x: ArrayLike, y: ArrayLike, clusters: ArrayLike, covariates: Sequence[ArrayLike] = (), level: float = LEVEL
-) -> Interval:
-    """Slope of y per unit of x, at fixed covariates, over lines of which those of one cluster may be alike.
-
-    Least squares; standard errors as for :func:`cluster_mean` (statsmodels, "cluster-crv3").
-
-    Parameters
-    ----------
-    x, y : (n,) numbers.
-    clusters : (n,) labels; at least two different ones.
-    covariates : columns of (n,) numbers that are held fixed.
-    level : of the interval.
-
-    Raises
-    ------
-    ValueError : as of :func:`cluster_mean`; x is constant or a sum of covariates, in all lines or in those of all
-        clusters but one.
-
-    >>> round(cluster_slope([1, 2, 3, 1, 2, 3], [3, 5, 7, 3, 5, 7], list("aabbcc")).estimate, 6)
-    2.0
-    """
-    named = {"x": x, "y": y} | {f"covariate {number}": column for number, column in enumerate(covariates, 1)}
-    first, target, *others, groups = _clustered("a slope", clusters, **named)
-    design = np.column_stack([np.ones(len(first)), first, *others])
-    if np.linalg.matrix_rank(design - design.mean(0)) < design.shape[1] - 1:
-        raise ValueError("a slope needs an x that varies, apart from its covariates; this one does not")
-    model = sm.OLS(target, design)
-    try:
-        fit = model.fit(cov_type="cluster-crv3", cov_kwds={"groups": groups}, use_t=True)
-    except ValueError as error:
-        raise ValueError("a slope needs an x that varies in more than one cluster; this one does not") from error
-    half = stats.t.ppf((1 + level) / 2, groups.max()) * float(fit.bse[1])
-    return Interval(float(fit.params[1]), float(fit.params[1]) - half, float(fit.params[1]) + half, len(first))
 
 
 def cluster_difference(

@@ -35,11 +35,13 @@ from lmmem.analysis.statistics import (
     half_point,
     interval,
     mean_by,
+    told,
 )
 
 __all__ = [
     "all_organisms",
     "by_doubling",
+    "chain",
     "complexity",
     "decay",
     "estimators",
@@ -415,6 +417,29 @@ def fluctuations(measured: pd.DataFrame, arms: Sequence[str], twins: str, seed: 
     return tell_fluctuations(after_last(measured, arms, twins, 3, seed), "kl_ld", JUMP, seed)
 
 
+def chain(measured: pd.DataFrame, arms: Sequence[str], twins: str, seed: int = 0) -> pd.DataFrame:
+    """From which state to which passages go between two checkpoints, once they are presented no more.
+
+    Parameters
+    ----------
+    As for :func:`fluctuations`.
+
+    Returns
+    -------
+    One line a state (memorised: recited; absent: 50 of 64 tokens wrong or more; partial), and a column a state after
+    one checkpoint: the probability with its interval, of :func:`lmmem.analysis.stationarity.transitions`; of, steps
+    from that state.
+
+    Raises
+    ------
+    ValueError : as of :func:`fluctuations`, or none of them is ever recited, or all always are.
+    """
+    found = stationarity.transitions(after_last(measured, arms, twins, 3, seed)["exposed"])
+    table = told(found.rename(columns={"probability": "estimate"}), "state", "next", digits=2)
+    states = [state for state in stationarity.STATES if state in table.index]
+    return table.loc[states, list(stationarity.STATES)].assign(of=found.groupby("state").of.first())
+
+
 def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
     """All organisms together: bits and tokens of kl-LD ahead of the unexposed at the last step, arm by arm, in words.
 
@@ -435,8 +460,8 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
     last = runs[runs.step == runs.step.max()]
     last = last.assign(bits=trajectories.bits(last), tokens=-last.kl_ld)
     found = {name: randomisation.compare_arms(last, name).drop(columns="left_out") for name in ("bits", "tokens")}
-    told = as_told(stacked(found, "in").drop(columns="p"), "ahead")
-    return told[["in", *told.columns.drop("in")]]
+    ahead = as_told(stacked(found, "in").drop(columns="p"), "ahead")
+    return ahead[["in", *ahead.columns.drop("in")]]
 
 
 def organisms(runs: pd.DataFrame) -> Numbers:

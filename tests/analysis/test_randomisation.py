@@ -58,19 +58,6 @@ def test_interval_of_a_mean_over_unequal_files_covers_it(files):
     assert NINETY_FIVE[0] <= np.mean([one.low <= 0 <= one.high for one in found]) <= NINETY_FIVE[1]
 
 
-@pytest.mark.slow
-def test_interval_of_a_slope_at_fixed_covariates_covers_it():
-    rng = np.random.default_rng(2)
-    covered = []
-    for _ in range(SETS):
-        noise, file = in_files(rng, 40)
-        z = rng.normal(size=40)[file]
-        x = z + rng.normal(size=40)[file] + rng.normal(size=len(file))
-        found = chance.cluster_slope(x, 2 * x - 3 * z + noise, file, [z])
-        covered.append(found.low <= 2 <= found.high)
-    assert NINETY_FIVE[0] <= np.mean(covered) <= NINETY_FIVE[1]
-
-
 @pytest.mark.parametrize(("exposed", "twins", "blocks"), [(8, 8, 32), (2, 8, 16), (1, 8, 16)])
 @pytest.mark.parametrize("spread", [0.0, 1.7])
 def test_interval_of_exposed_beside_shared_twins_covers_the_mean_effect(exposed, twins, blocks, spread):
@@ -139,20 +126,6 @@ def test_difference_is_that_of_the_permutation_test():
 def test_lines_that_have_no_interval_are_refused(values, clusters, said):
     with pytest.raises(ValueError, match=said):
         chance.cluster_mean(values, clusters)
-
-
-@pytest.mark.parametrize(
-    ("x", "covariates", "said"),
-    [
-        ([1, 1, 1, 1], (), "x that varies, apart from"),
-        ([1, 2, 3, 4], ([2, 4, 6, 8],), "x that varies, apart from"),
-        ([1, 1, 1, 2], (), "varies in more than one cluster"),
-        ([1, 2, 3, np.inf], (), "x is inf in line 3"),
-    ],
-)
-def test_slope_over_what_does_not_vary_is_refused(x, covariates, said):
-    with pytest.raises(ValueError, match=said):
-        chance.cluster_slope(x, [1, 2, 3, 5], list("abcd"), covariates)
 
 
 def test_difference_needs_exposed_and_twins_of_two_files():

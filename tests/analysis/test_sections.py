@@ -64,3 +64,29 @@ def test_complexity_finds_its_slope_or_none(per_z, side):
     assert found["z_loss"].low < 0.1 * per_z < found["z_loss"].high
     assert found["guess_loss"].low < 0.1 * per_z < found["guess_loss"].high
     assert 0.3 <= found["low"] < found["high"] <= 0.8
+
+
+def followed(states: list[list[float]]) -> pd.DataFrame:
+    """Passages met in the first quarter, a line each checkpoint, and as many that were never met."""
+    lines = [
+        (number + 100 * twin, ("q1 64", "spread 0")[twin], 60 * i, 60 * twin if twin else value)
+        for twin in (0, 1)
+        for number, values in enumerate(states)
+        for i, value in enumerate(values)
+    ]
+    table = pd.DataFrame(lines, columns=["index", "arm", "step", "kl_ld"])
+    return table.assign(block=table["index"] % 100, file="f", last_step=np.where(table.arm == "q1 64", 0.0, np.nan))
+
+
+def test_chain_counts_the_states_that_follow_one_another():
+    table = sections.chain(followed([[0, 0, 9, 60], [0, 9, 0, 60], [0, 0, 0, 0]]), ["q1 64"], "spread 0")
+    assert table.index.tolist() == ["memorised", "partial"]
+    assert table.columns.tolist() == ["memorised", "partial", "absent", "of"]
+    assert table["of"].tolist() == [7, 2]
+    assert table.loc["memorised", "memorised"].startswith("0.57 (0.18 to 0.90")
+    assert [cell[:4] for cell in table.loc["partial", ["memorised", "partial", "absent"]]] == ["0.50", "0.00", "0.50"]
+
+
+def test_chain_of_what_is_never_recited_is_refused():
+    with pytest.raises(ValueError, match="0 of 8"):
+        sections.chain(followed([[9, 9, 60, 60], [60, 60, 60, 9]]), ["q1 64"], "spread 0")
