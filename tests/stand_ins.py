@@ -6,9 +6,11 @@ import io
 import json
 import string
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -199,6 +201,58 @@ def serve_amber(hub: LoopbackHub) -> dict[int, np.ndarray]:
     files = {f"train/train_{number}.jsonl": chunk(block) for number, block in blocks.items()}
     hub.add(MODELS["amber7b"].order.repo, files, repo_type="dataset")
     return blocks
+
+
+# As the viewer of pietrolesci/pythia-deduped-stats gives them; not taken from the reader.
+LOSSES = pa.schema(
+    [
+        ("seq_idx", pa.int32()),
+        ("step", pa.int32()),
+        ("sup_seq", pa.float64()),
+        ("entr_seq", pa.float64()),
+        ("acc_seq", pa.float64()),
+        ("avg_rank", pa.float64()),
+    ]
+)
+
+
+def losses(
+    steps: Sequence[int], effect: Callable[[np.ndarray], np.ndarray], seed: int, drift: float = 0.0
+) -> pd.DataFrame:
+    """Losses over training as they are published, with an effect in bits of 64 tokens, by steps since exposure.
+
+    Of every 1,000 steps 4, of each of them 4 rows, the last of them met after the last checkpoint; and 150 rows never
+    met, whose log-probability goes down by `drift` bits over all checkpoints beside that of the others.
+    """
+    rng = np.random.default_rng(seed)
+    every_thousand = range(steps[-1] // 1_000 + 1)
+    batches = np.concatenate([1_000 * number + rng.choice(1_000, 4, replace=False) for number in every_thousand])
+    met = np.concatenate([1_024 * batch + rng.choice(1_024, 4, replace=False) for batch in batches])
+    index = np.concatenate([met, -100 - rng.choice(160_000, 150, replace=False)])
+    step, exposed = np.array(steps), (index >= 0)[:, None]
+    since = step - (index // 1_024 + 1)[:, None]
+    bits = np.where(exposed & (since >= 0), effect(np.maximum(since, 0)), 0.0) - drift * ~exposed * step / steps[-1]
+    loss = rng.normal(2.6, 0.5, (len(index), 1)) + 7 * np.exp(-step / 1_000) - bits * np.log(2) / 64
+    loss = (loss + np.cumsum(rng.normal(0, 0.005, loss.shape), axis=1)).ravel()
+    share = rng.integers(0, 2_048, len(loss)) / 2_048
+    found = pd.DataFrame({"seq_idx": np.repeat(index, len(step)), "step": np.tile(step, len(index)), "sup_seq": loss})
+    found = found.assign(entr_seq=1.1 * loss, acc_seq=share, avg_rank=64 * share)
+    return found.sample(frac=1, random_state=seed)  # lines lie in no order
+
+
+def written_losses(table: pd.DataFrame, schema: pa.Schema = LOSSES) -> bytes:
+    """A file of them, compressed as it is published."""
+    sink = io.BytesIO()
+    lines = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
+    pq.write_table(lines, sink, compression="zstd", row_group_size=1_000)
+    return sink.getvalue()
+
+
+def serve_losses(hub: LoopbackHub, *files: bytes, size: str = "410m") -> None:
+    """Those of a size of the deduplicated Pythias, in files where the Hub puts them."""
+    paths = {f"default/{size}/{number:04}.parquet": file for number, file in enumerate(files)}
+    repo, revision = "pietrolesci/pythia-deduped-stats", "refs/convert/parquet"
+    hub.add(repo, {".gitattributes": b""} | paths, repo_type="dataset", revision=revision)
 
 
 def write_own(folder: Path, steps: tuple[int, ...], rows_per_step: int) -> None:

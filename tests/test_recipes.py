@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 from tests import stand_ins
@@ -63,6 +65,26 @@ def test_text_and_what_a_model_says_are_traced(mini):
     assert any("Licensed under the Apache License" in line for line in lines)
     said = said_by(block_with("study.trace", "python"))
     assert said.count("token") == 8  # a table for each sequence
+
+
+def test_one_exposure_of_pythia_is_read_from_what_others_published(loopback, tmp_path):
+    def effect(since: np.ndarray) -> np.ndarray:
+        return 8 * 0.5 ** (since / 20_000)
+
+    published = stand_ins.losses(range(0, 144_000, 1_000), effect, seed=1)
+    stand_ins.serve_losses(loopback, stand_ins.written_losses(published))
+    command = [sys.executable, "-c", block_with("published_cohorts", "python")]
+    environment = os.environ | loopback.environment(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head, *lines, where = done.stdout.splitlines()
+    assert head.split() == ["lag", "since", "estimate", "low", "high", "n", "clusters"]
+    bins = np.array([line.split() for line in lines], dtype=float)[:, 1:]  # without the number of the line
+    planted = np.array([effect(lag + np.arange(5_000)).mean() for lag in bins[:, 0]])
+    np.testing.assert_allclose(bins[:, 2], planted, atol=0.5)
+    assert np.mean((bins[:, 3] <= planted) & (planted <= bins[:, 4])) >= 0.75
+    assert where.startswith("pietrolesci/pythia-deduped-stats@")
+    assert (tmp_path / "one_exposure.svg").stat().st_size
 
 
 def test_lines_of_the_readme_run_as_they_are_written(mini):

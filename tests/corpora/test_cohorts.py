@@ -2,72 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from lmmem.analysis import event_study, fading
 from lmmem.corpora.cohorts import COHORTS, cohorts_id, published_cohorts
 from lmmem.storage.files import DamagedError
 from lmmem.storage.hub import _listings
+from tests import stand_ins
 from tests.loopback_hub import Fault, LoopbackHub
+from tests.stand_ins import LOSSES, written_losses
 
 NAME = "pythia410m-deduped"
 STEPS = list(range(0, 11_000, 1_000))
 BATCH, TOKENS = 1_024, 2_048
 NATS = math.log(2) / 64  # nats a token that are one bit of 64 tokens
-# As the card's viewer gives them; not taken from the reader.
-SCHEMA = pa.schema(
-    [
-        ("seq_idx", pa.int32()),
-        ("step", pa.int32()),
-        ("sup_seq", pa.float64()),
-        ("entr_seq", pa.float64()),
-        ("acc_seq", pa.float64()),
-        ("avg_rank", pa.float64()),
-    ]
-)
 
 
 def sampled(effect: Callable[[np.ndarray], np.ndarray], seed: int, drift: float = 0.0) -> pd.DataFrame:
-    """Rows as they were sampled, at checkpoints, with an effect (bits of 64 tokens, by steps since exposure).
-
-    Of every 1,000 steps 4, of each of them 4 rows; the last of these cohorts is met after the last checkpoint. Drift is
-    by how much those never met lose, relative to those that are met, over all checkpoints, bits.
-    """
-    rng = np.random.default_rng(seed)
-    batches = np.concatenate([1_000 * cohort + rng.choice(1_000, 4, replace=False) for cohort in range(11)])
-    met = np.concatenate([BATCH * batch + rng.choice(BATCH, 4, replace=False) for batch in batches])
-    never = -100 - rng.choice(160_000, 150, replace=False)
-    index = np.concatenate([met, never])
-    level = rng.normal(2.6, 0.5, (len(index), 1)) + 7 * np.exp(-np.array(STEPS) / 1_000)
-    walk = np.cumsum(rng.normal(0, 0.005, (len(index), len(STEPS))), axis=1)
-    since = np.array(STEPS) - (index // BATCH + 1)[:, None]
-    gained = np.where((index >= 0)[:, None] & (since >= 0), effect(np.maximum(since, 0)), 0.0)
-    gained = gained - drift * (index < 0)[:, None] * np.array(STEPS) / STEPS[-1]
-    loss = level + walk - NATS * gained
-    table = pd.DataFrame({"seq_idx": np.repeat(index, len(STEPS)), "step": np.tile(STEPS, len(index))})
-    share = rng.integers(0, TOKENS, len(table)) / TOKENS
-    table = table.assign(sup_seq=loss.ravel(), entr_seq=1.1 * loss.ravel(), acc_seq=share, avg_rank=64 * share)
-    return table.sample(frac=1, random_state=seed)  # lines lie in no order
+    return stand_ins.losses(STEPS, effect, seed, drift)
 
 
-def written(table: pd.DataFrame, schema: pa.Schema = SCHEMA) -> bytes:
-    sink = io.BytesIO()
-    lines = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-    pq.write_table(lines, sink, compression="zstd", row_group_size=1_000)
-    return sink.getvalue()
-
-
-def serve(hub: LoopbackHub, *files: bytes, size: str = "410m") -> None:
-    paths = {f"default/{size}/{number:04}.parquet": file for number, file in enumerate(files)}
-    hub.add(COHORTS, {".gitattributes": b""} | paths, repo_type="dataset", revision="refs/convert/parquet")
+def serve(hub: LoopbackHub, *files: bytes) -> None:
+    stand_ins.serve_losses(hub, *files)
     _listings.clear()  # as in another process
 
 
@@ -77,7 +39,7 @@ def table() -> pd.DataFrame:
 
 
 def test_lines_are_those_published_in_the_words_of_the_library(loopback, table):
-    serve(loopback, written(table[:900]), written(table[900:]))
+    serve(loopback, written_losses(table[:900]), written_losses(table[900:]))
     found = published_cohorts(NAME, STEPS)
     for line in found.sample(200, random_state=0).itertuples():
         (there,) = table[(table.seq_idx == line.index) & (table.step == line.step)].itertuples()
@@ -90,7 +52,7 @@ def test_lines_are_those_published_in_the_words_of_the_library(loopback, table):
 def test_exposure_is_the_first_step_whose_weights_know_the_row(loopback):
     index = [0, 1_023, 1_024, 1_024_000 - 1, 1_024_000, 94_999 * BATCH + 5, 95_000 * BATCH, -100, -166_182]
     lines = [(i, step, 3.0, 3.0, 0.5 + 1 / TOKENS, 7.0) for i in index for step in (0, 95_000)]
-    serve(loopback, written(pd.DataFrame(lines, columns=SCHEMA.names)))
+    serve(loopback, written_losses(pd.DataFrame(lines, columns=LOSSES.names)))
     found = published_cohorts(NAME, [95_000, 0]).drop_duplicates("index").set_index("index")
     by_hand = {0: 1, 1_023: 1, 1_024: 2, 1_023_999: 1_000, 1_024_000: 1_001, 94_999 * BATCH + 5: 95_000}
     assert found.exposure_step.dropna().to_dict() == by_hand  # and not the row met after the first epoch's end
@@ -102,7 +64,7 @@ def test_exposure_is_the_first_step_whose_weights_know_the_row(loopback):
 
 
 def test_only_rows_and_steps_asked_for_are_read(loopback, table):
-    serve(loopback, written(table))
+    serve(loopback, written_losses(table))
     found = published_cohorts(NAME, [9_000, 2_000], met=(2_001, 3_000))
     assert sorted(found.step.unique()) == [2_000, 9_000]
     met = found[found.arm == "row 1"]
@@ -112,7 +74,7 @@ def test_only_rows_and_steps_asked_for_are_read(loopback, table):
 
 
 def test_file_is_fetched_once_and_then_known_without_the_hub(loopback, table):
-    serve(loopback, written(table))
+    serve(loopback, written_losses(table))
     first = published_cohorts(NAME, STEPS)
     sent = loopback.sent()
     loopback.faults = [Fault("", status=503)]
@@ -132,7 +94,7 @@ def test_planted_effect_is_recovered_with_its_interval(loopback):
     """In 20 sets; steps are sampled evenly, so that the truth of a bin is the mean over its 1,000 steps."""
     held, first = [], []
     for seed in range(20):
-        serve(loopback, written(sampled(effect, seed)))
+        serve(loopback, written_losses(sampled(effect, seed)))
         found = event_study.over_cohorts(published_cohorts(NAME, STEPS), **SHARED)
         planted = np.array([effect(lag + np.arange(1_000)).mean() for lag in found.lag])
         held += ((found.low <= planted) & (planted <= found.high)).tolist()
@@ -145,21 +107,21 @@ def test_planted_effect_is_recovered_with_its_interval(loopback):
 def test_planted_null_is_not_found(loopback):
     found = []
     for seed in range(20, 40):
-        serve(loopback, written(sampled(lambda since: 0 * since, seed)))
+        serve(loopback, written_losses(sampled(lambda since: 0 * since, seed)))
         found.append(event_study.over_cohorts(published_cohorts(NAME, STEPS), **SHARED).iloc[0])
     assert sum(line.low > 0 or line.high < 0 for line in found) <= 4  # 5 or more of 20 in 0.3 %, at 5 %
 
 
 def test_trend_of_the_rows_never_met_is_taken_for_memory_as_the_method_says(loopback):
     """Parallel trends are assumed and cannot be seen: here they do not hold, and the estimate is off by the drift."""
-    serve(loopback, written(sampled(lambda since: 0 * since, seed=3, drift=30.0)))
+    serve(loopback, written_losses(sampled(lambda since: 0 * since, seed=3, drift=30.0)))
     found = event_study.over_cohorts(published_cohorts(NAME, STEPS), **SHARED)
     assert found.low.iloc[-2] > 0
 
 
 def test_estimate_is_that_of_means_of_cohorts_by_hand(loopback):
     published = sampled(effect, seed=5)
-    serve(loopback, written(published))
+    serve(loopback, written_losses(published))
     found = event_study.over_cohorts(published_cohorts(NAME, STEPS), **SHARED).set_index("lag")
     loss = published.pivot(index="seq_idx", columns="step", values="sup_seq")
     never = loss[loss.index < 0].mean()
@@ -177,7 +139,7 @@ def test_estimate_is_that_of_means_of_cohorts_by_hand(loopback):
 
 
 def test_half_life_takes_the_same_table(loopback):
-    serve(loopback, written(sampled(effect, seed=6)))
+    serve(loopback, written_losses(sampled(effect, seed=6)))
     found = fading.half_life(published_cohorts(NAME, STEPS), **SHARED)
     assert found.low[0] < 3_500 < found.high[0]  # half of the mean of the first bin, which is that at step 500
 
@@ -222,18 +184,18 @@ def test_steps_that_hold_no_answer_are_refused_before_anything_is_fetched(loopba
 
 
 def test_step_that_is_missing_or_short_is_named(loopback, table):
-    serve(loopback, written(table[table.step != 4_000]))
+    serve(loopback, written_losses(table[table.step != 4_000]))
     with pytest.raises(ValueError, match=f"{NAME} in {COHORTS}: no row has step 4000: leave it out of steps"):
         published_cohorts(NAME, STEPS)
     assert 4_000 not in published_cohorts(NAME, [s for s in STEPS if s != 4_000]).step.unique()
-    serve(loopback, written(table.drop(table[table.step == 4_000].index[:30])))
+    serve(loopback, written_losses(table.drop(table[table.step == 4_000].index[:30])))
     with pytest.raises(ValueError, match="step 4000 has 296 of 326 rows: leave it out of steps"):
         published_cohorts(NAME, STEPS)
 
 
 def test_rows_that_lack_a_step_are_left_out_and_counted(loopback, table):
     short = table[(table.step == 4_000) & (table.seq_idx < 0)].iloc[0]
-    serve(loopback, written(table.drop(short.name)))
+    serve(loopback, written_losses(table.drop(short.name)))
     with pytest.warns(UserWarning, match=f"{NAME} in {COHORTS}: 1 of 326 rows lack some of 11 steps and are left out"):
         found = published_cohorts(NAME, STEPS)
     assert short.seq_idx not in found["index"].to_numpy()
@@ -241,7 +203,7 @@ def test_rows_that_lack_a_step_are_left_out_and_counted(loopback, table):
 
 
 def test_rows_of_one_kind_alone_are_refused(loopback, table):
-    serve(loopback, written(table[table.seq_idx >= 0]))
+    serve(loopback, written_losses(table[table.seq_idx >= 0]))
     with pytest.raises(ValueError, match="step 1 to 95,000 and rows never met are needed; one is missing"):
         published_cohorts(NAME, STEPS)
 
@@ -264,7 +226,7 @@ def test_columns_whose_meaning_is_not_known_are_refused(loopback, table, change,
     for number, name in enumerate(schema.names):
         if name in ("seq_idx", "step"):
             schema = schema.set(number, pa.field(name, pa.int32()))
-    serve(loopback, written(changed, schema))
+    serve(loopback, written_losses(changed, schema))
     with pytest.raises(ValueError, match=message):
         published_cohorts(NAME, STEPS)
 
@@ -272,14 +234,14 @@ def test_columns_whose_meaning_is_not_known_are_refused(loopback, table, change,
 @pytest.mark.parametrize("tokens", [1_024, 64, 2_049, 1_000])
 def test_losses_over_another_number_of_tokens_are_refused(loopback, table, tokens):
     share = np.random.default_rng(0).integers(0, tokens, len(table)) / tokens
-    serve(loopback, written(table.assign(acc_seq=share)))
+    serve(loopback, written_losses(table.assign(acc_seq=share)))
     with pytest.raises(ValueError, match=f"{NAME} in {COHORTS}: acc_seq is no share of 2,048 tokens"):
         published_cohorts(NAME, STEPS)
 
 
 def test_row_numbers_that_are_neither_are_refused(loopback, table):
     moved = table.assign(seq_idx=table.seq_idx.where(table.seq_idx >= 0, -1 - (table.seq_idx + 100).abs() % 3))
-    serve(loopback, written(moved))
+    serve(loopback, written_losses(moved))
     with pytest.raises(ValueError, match=r"0000\.parquet@\w+ has a row -\d: rows never met are known by -100"):
         published_cohorts(NAME, STEPS)
 
@@ -288,21 +250,21 @@ def test_row_numbers_that_are_neither_are_refused(loopback, table):
 def test_losses_that_are_no_numbers_are_counted(loopback, table, loss):
     bad = table.copy()
     bad.loc[bad.index[:3], "sup_seq"] = loss
-    serve(loopback, written(bad))
+    serve(loopback, written_losses(bad))
     with pytest.raises(DamagedError, match=rf"0000\.parquet@\w+ has 3 of {len(table)} lines whose sup_seq is no "):
         published_cohorts(NAME, STEPS)
 
 
 def test_line_that_is_said_twice_is_named(loopback, table):
     again = table[table.seq_idx < 0].iloc[[0]]
-    serve(loopback, written(table), written(again.assign(acc_seq=1 / TOKENS)))
+    serve(loopback, written_losses(table), written_losses(again.assign(acc_seq=1 / TOKENS)))
     with pytest.raises(DamagedError, match=f"row {again.seq_idx.iloc[0]} has step {again.step.iloc[0]} twice"):
         published_cohorts(NAME, STEPS)
 
 
 def test_damaged_file_is_never_read(loopback, table):
-    whole = written(table)
-    other = written(table.assign(sup_seq=table.sup_seq + 1))
+    whole = written_losses(table)
+    other = written_losses(table.assign(sup_seq=table.sup_seq + 1))
     serve(loopback, whole)
     loopback.faults = [Fault("/cdn/", replace=other[: len(whole)].ljust(len(whole), b"\0"))]
     with pytest.raises(DamagedError, match=r"0000\.parquet@\w+ has SHA-256 \w+, and \w+ is listed: delete "):
@@ -317,7 +279,7 @@ def test_file_that_is_no_parquet_is_named(loopback):
 
 @pytest.mark.parametrize("path", ["410m.parquet", "default/410m-train/0000.parquet", "default/410m/0000.json"])
 def test_repository_that_is_laid_out_otherwise_is_named(loopback, table, path):
-    loopback.add(COHORTS, {path: written(table)}, repo_type="dataset", revision="refs/convert/parquet")
+    loopback.add(COHORTS, {path: written_losses(table)}, repo_type="dataset", revision="refs/convert/parquet")
     with pytest.raises(ValueError, match="has no folder default/410m/ of Parquet files alone: it is laid out "):
         published_cohorts(NAME, STEPS)
 
