@@ -231,7 +231,7 @@ def test_columns_whose_meaning_is_not_known_are_refused(loopback, table, change,
         published_cohorts(NAME, STEPS)
 
 
-@pytest.mark.parametrize("tokens", [1_024, 64, 2_049, 1_000])
+@pytest.mark.parametrize("tokens", [1_024, 64, 2_049, 4_096])
 def test_losses_over_another_number_of_tokens_are_refused(loopback, table, tokens):
     share = np.random.default_rng(0).integers(0, tokens, len(table)) / tokens
     serve(loopback, written_losses(table.assign(acc_seq=share)))
