@@ -37,6 +37,7 @@ USES = {
     "__main__": {"", "storage", "experiments", "analysis"},
 }
 WITHOUT_TORCH = ["storage", "measures", "analysis", "sweep", "corpora", "models"]
+APART = {"corpora.cohorts"}  # what others measured: nothing that is measured here uses it
 ARROWS = [(above, below) for above, uses in USES.items() for below in sorted(uses) if {above, below} <= set(ROOMS)]
 
 
@@ -145,7 +146,7 @@ def reached(modules: dict[str, str]) -> set[str]:
 def test_change_in_any_code_that_measures_gives_new_tables():
     modules = {name_of(path): path.read_text() for path in PACKAGE.rglob("*.py")}
     found = set(measuring(modules)) - {"experiments.__init__"}
-    assert found == reached(modules)
+    assert found == reached(modules) - APART
     assert {"inference.decoding", "measures.distance", "models.loading", "corpora.rows", "protocol"} <= found
     later = modules | {"inference.new": "", "measures.complexity": "from lmmem.inference import new"}
     assert "inference.new" in measuring(later)
