@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import lmmem
-from lmmem.analysis import randomisation, sections, trajectories
+from lmmem.analysis import between_organisms, randomisation, sections, trajectories
 from lmmem.experiments import replicates
 from lmmem.experiments.__main__ import main
 from lmmem.pocket import organisms
@@ -116,3 +116,14 @@ def test_readme_opens_with_what_was_measured():
         f"{tokens.estimate:.1f} at the end ({tokens.low:.1f} to {tokens.high:.1f})",
     ):
         assert said in opening
+
+
+def test_readme_tells_what_one_exposure_leaves_by_size():
+    opening = " ".join((replicates.FOLDER.parents[1] / "README.md").read_text().split("![")[0].split())
+    sized = {name: lmmem.MODELS[name].parameters for name in replicates.SIZED}
+    found = between_organisms.by_size(replicates.measured(replicates.SIZED), sized)
+    bits = found.bits.str.replace(r"(\d+)\.(\d)", lambda number: f"{float(number[0]):.0f}", regex=True)
+    parts = [f"{one} of {weights.split()[0]} million" for one, weights in zip(bits, found.parameters, strict=True)]
+    parts[0] = parts[0].replace(" (", " bits (", 1) + " weights"
+    halves = [half.split()[0] for half in found["half-life"]]
+    assert f"{', '.join(parts)}, by half in {', '.join(halves[:-1])} and {halves[-1]} steps" in opening
