@@ -21,7 +21,7 @@ from lmmem.measures.repeats import count_repeats
 
 MINI = real.Size(
     **{"pairs": 2, "candidates": 6, "natural": 8, "draws": 2, "samples": 2, "presentations": 1, "stride": 96},
-    **{"most": 200, "costs": (0.3,)},
+    **{"most": 100, "costs": (0.3,)},
 )
 SMALL = real.Size(
     **{"pairs": 3, "candidates": 6, "natural": 8, "draws": 1, "samples": 1, "presentations": 1, "stride": 96},
