@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmmem.sweep.simulation import simulate
+from lmmem.analysis.simulation import simulate
 
 
 def test_one_worker_takes_the_sum_and_enough_workers_the_longest():
