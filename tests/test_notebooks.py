@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "notebooks").glob("*.md"))
 SECTIONS = [page for page in PAGES if page.stem[0].isdigit()]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# Two pages open otherwise: the first of the book with what was found, and a recipe with what is to be typed. Code that
+# is to be copied is seen.
+ANSWERED = [page for page in PAGES if page.stem not in ("intro", "fine_tuned")]
 each_section = pytest.mark.parametrize("page", SECTIONS, ids=lambda page: page.stem)
 
 
@@ -67,23 +70,39 @@ def lines_of_code(source: str) -> list[str]:
     return [line for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in prose]
 
 
-@each_section
-def test_cells_of_a_section_are_short(page):
+@each_page
+def test_cells_of_a_page_are_short(page):
     for cell in code_cells(page)[1:]:
         assert len(lines_of_code(cell.source)) <= 12, cell.source
         assert max(len(line) for line in cell.source.splitlines()) <= 88, cell.source
 
 
-@each_section
-def test_what_a_section_computes_is_a_table_that_the_library_made(page):
+@each_page
+def test_what_a_page_computes_is_a_table_that_the_library_made(page):
     """No function, no loop over measurements and no joined tables: these lie in the library, and are tested there."""
     for cell in code_cells(page):
         tree = ast.parse(cell.source)
-        called = {
-            node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")
-        }
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        called = {getattr(call, "attr", getattr(call, "id", None)) for call in calls}
         assert not called & {"merge", "concat", "pivot", "glue", "join"}
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+
+
+@pytest.mark.parametrize("page", ANSWERED, ids=lambda page: page.stem)
+def test_page_opens_with_its_answer(page):
+    """What its first cell with prose tells, before any section, and at once a figure or a table under it."""
+    text = page.read_text()
+    shown = min(text.find(f"**{what} 1.**") for what in ("Figure", "Table") if f"**{what} 1.**" in text)
+    assert text.index("**The answer.**") < shown < text.find("\n## ")
+    first = next(cell for cell in code_cells(page) if re.search(r"^\s*tell(_if)?\(", cell.source, re.MULTILINE))
+    assert "**The answer.**" in first.source
+
+
+def test_first_page_opens_with_what_was_found():
+    text = (ROOT / "notebooks" / "intro.md").read_text()
+    opening = next(cell.source for cell in code_cells(ROOT / "notebooks" / "intro.md") if "tell_if(" in cell.source)
+    assert opening.split('"""')[1].strip().startswith("**A language model")
+    assert "\n## " not in text
 
 
 @each_section
@@ -95,14 +114,14 @@ def test_section_opens_with_its_answer_and_a_figure(page):
     assert text.index("**The answer.**") < text.index("**Figure 1.**") < text.index("\n## ")
 
 
-@each_section
-def test_code_of_a_section_is_folded_but_for_its_parameters(page):
+@pytest.mark.parametrize("page", ANSWERED, ids=lambda page: page.stem)
+def test_code_of_a_page_is_folded_but_for_its_parameters(page):
     folded = ["hide-input" in cell.metadata.get("tags", []) for cell in code_cells(page)]
     assert folded == [False] + [True] * (len(folded) - 1)
 
 
-@each_section
-def test_prose_of_a_section_reads_in_any_notebook(page):
+@each_page
+def test_prose_of_a_page_reads_in_any_notebook(page):
     """Without roles that only the book knows: an executed page and JupyterLab show it too."""
     assert not re.search(r"\{(glue|cite|doc|ref|numref)[:}]", page.read_text())
 
@@ -112,6 +131,21 @@ def test_page_ends_with_its_provenance(page):
     last = code_cells(page)[-1]
     assert "provenance" in last.metadata["tags"]
     assert "study.provenance()" in last.source
+
+
+@pytest.mark.parametrize("name", ["costs", "comparisons", "scaling", "real_models"])
+def test_page_of_kept_tables_ends_with_how_they_were_made(name):
+    last = code_cells(ROOT / "notebooks" / f"{name}.md")[-1]
+    assert "provenance" in last.metadata["tags"]
+    assert ".provenance" in last.source
+
+
+def test_links_of_a_page_lead_to_pages():
+    """To a page as it is built, beside it; to other text in book/, where both a checkout and the book have it."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            source = ROOT / "notebooks" / target
+            assert (source.with_suffix(".md") if target.endswith(".ipynb") else source).is_file(), (page.stem, target)
 
 
 def test_pairing_is_set_in_the_project_and_not_in_headers():

@@ -49,6 +49,8 @@ NAMED = {
     # Passages that are known to be there beside their nulls; probes.
     **{"there": COLORBLIND[3], "treated alike": "0.2", "untouched": "0.65", "unexposed": "0.45", "not met": "0.45"},
     **{"relearning": COLORBLIND[3], "likelihood": COLORBLIND[2]},
+    # Workers of simulated sweeps.
+    **{"all alike": "0.2", "some slow": COLORBLIND[0], "each failing at times": COLORBLIND[3]},
 }
 
 

@@ -83,8 +83,8 @@ def over_workers(
 
     Returns
     -------
-    Columns kind (workers alike; some slow; failing), workers, hours, efficiency: the time that the work needs at least
-    on these workers, over the time that it takes.
+    Columns kind (of workers: all alike, some slow, each failing at times), workers, hours, efficiency: the time that
+    the work needs at least on these workers, over the time that it takes.
 
     Raises
     ------
@@ -104,9 +104,9 @@ def over_workers(
     times = part_seconds * np.clip(1 + scatter * np.random.default_rng(seed).standard_normal(parts), 0.1, 3)
     failing = {"failures": failures_per_day / DAY, "restart": restart}
     kinds: list[tuple[str, float, dict[str, float]]] = [
-        ("workers alike", 0.0, {}),
-        (f"{slow_share:.0%} of them at {slow_speed:g} times the speed", slow_share, {}),
-        (f"alike, each failing {failures_per_day:g} times a day", 0.0, failing),
+        ("all alike", 0.0, {}),
+        ("some slow", slow_share, {}),
+        ("each failing at times", 0.0, failing),
     ]
     lines = []
     for many in workers:
