@@ -113,6 +113,7 @@ def real(way: str, dtype: str, name: str, path: str, runs: str) -> Found:
     """Windows through a model, by a scan or by decoding all of them."""
     rows, said = np.load(path), []
     study = lmmem.Study(name, dtype=dtype)
+    study.tokenizer.decode(rows[0])  # a scan has loaded it for its windows
 
     def scan_them(some: np.ndarray) -> pd.DataFrame:
         chosen = study.sequences(tokens=some)
