@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counting, decoding, scan
+from benchmarks import counting, decoding, likelihood, scan
 from lmmem.storage.provenance import environment
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -24,6 +24,7 @@ def rows(quick: bool) -> list[dict[str, object]]:
         lambda: decoding.sampling_rows(min(runs, 3)),
         lambda: decoding.cache_rows(min(runs, 3)),
         lambda: decoding.sweep_rows(*((8, 1) if quick else (48, 5)), runs),
+        lambda: likelihood.likelihood_rows(*(("pocket-mini", 8, 2) if quick else ("pocket", 736, 100))),
     ):
         for row in part():
             found.append(row.as_json())

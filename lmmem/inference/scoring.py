@@ -70,7 +70,7 @@ def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) 
     """
 
     def lost(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(logits.mT, true, reduction="none")
+        return -logits.log_softmax(dim=-1).gather(-1, true[..., None])[..., 0]
 
     return torch.from_numpy(by_token(model, prompts, truth, lost)).double().mean(dim=-1).numpy()
 
