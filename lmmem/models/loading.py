@@ -43,8 +43,8 @@ def download_size(name: str, step: int | None = None) -> int:
     from huggingface_hub import try_to_load_from_cache
 
     if file is None:
-        listed = _listed(name, step)
-        weights = [listed.files[path] for path in _weight_files(listed.files, f"{name} at step {step}", listed.repo)]
+        listed, paths = _on_the_hub(name, step)
+        weights = [listed.files[path] for path in paths]
     else:
         weights = [file]
     kept = [isinstance(try_to_load_from_cache(file.repo, file.path, revision=file.commit), str) for file in weights]
@@ -73,7 +73,8 @@ def load_model(
     Raises
     ------
     ValueError : unknown model, step, dtype or device; the message names what is valid. Or weights of the model are
-        missing, or it is a GGUF file that cannot be read whole, as :func:`lmmem.models.gguf.model_of` says.
+        missing, or the Hub holds those of the end of training in their place, or it is a GGUF file that cannot be read
+        whole, as :func:`lmmem.models.gguf.model_of` says.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
 
     >>> model = load_model("pocket-mini", step=60)
@@ -96,8 +97,7 @@ def load_model(
         return gguf.model_of(_here(file), getattr(torch, dtype), where)
     folder = _folder(name, step)
     if folder is None:
-        listed = _listed(name, step)
-        weights = _weight_files(listed.files, f"{name} at step {step}", listed.repo)
+        listed, weights = _on_the_hub(name, step)
         folder = _fetched(listed, weights)
     else:
         weights = _weight_files((path.name for path in folder.iterdir()), str(folder))
@@ -271,6 +271,31 @@ def _listed(name: str, step: int) -> Listing:
 
     place, revision = MODELS[name].address(step)
     return listing(place.partition(":")[0], revision)
+
+
+def _on_the_hub(name: str, step: int) -> tuple[Listing, list[str]]:
+    """The commit of a step, and its files of weights; refused if a file is one of the end of training.
+
+    So it is with most steps of Pythia-2.8B and two of Pythia-12B: github.com/EleutherAI/pythia, issues 205 and 206.
+    """
+    from lmmem.storage.hub import listing
+
+    info, listed = MODELS[name], _listed(name, step)
+    weights = _weight_files(listed.files, f"{name} at step {step}", listed.repo)
+    last = info.steps[-1] if info.steps else step
+    ends = {info.address(last)[1], info.end or info.address(last)[1]} if step != last else set()
+    for revision in sorted(ends):
+        try:
+            later = listing(listed.repo, revision)
+        except (ConnectionError, ValueError):  # without a network, what is here was compared when it was fetched
+            continue
+        theirs = {file.etag for file in later.files.values()}
+        if alike := [path for path in weights if listed.files[path].etag in theirs]:
+            raise ValueError(
+                f"{name} at step {step}: its {alike[0]} is that of {revision}, the end of training, in {listed.repo}: "
+                "the Hub does not hold the weights of this step"
+            )
+    return listed, weights
 
 
 def _fetched(listed: Listing, weights: list[str]) -> Path:

@@ -105,6 +105,7 @@ class ModelInfo:
         "./file.gguf"; None for an organism trained here.
     revision : the repository's branch for a step, a format string with ``{step}``.
     last_revision : the branch of the last step, where it has a name of its own.
+    end : another branch that holds the end of training, or None.
     order : its training data in training order; None is not known here.
     memorised : split of EleutherAI/pythia-memorized-evals that lists rows it recites, or None.
     epochs : times it met its training data.
@@ -123,6 +124,7 @@ class ModelInfo:
     place: str | None = None
     revision: str = "main"
     last_revision: str | None = None
+    end: str | None = None
     order: Order | None = None
     memorised: str | None = None
     epochs: float | None = None
@@ -340,6 +342,8 @@ def _organism(name: str) -> ModelInfo:
     )
 
 
+# EleutherAI/pythia, issues 205 and 206, by the SHA-256 of files; step branches of 2.8b and 12b.
+MISPLACED = "on the Hub {} of its step branches hold the end of training: they are refused"
 PADDED = "50,304 logits, padded from 50,277 tokens"
 RELABELLED = "4 M tokens a step in training, its steps relabelled as if 2 M"
 
@@ -367,6 +371,8 @@ def _pythia(size: str, suffix: str = "") -> ModelInfo:
     caveats = [PADDED]
     if v0 and size in ("160m", "410m", "1.4b"):
         caveats.append(RELABELLED)
+    if not suffix and size in ("2.8b", "12b"):
+        caveats.append(MISPLACED.format({"2.8b": "86", "12b": "2"}[size]))
     if seed:
         data = "the Pile" if "weight" in suffix else "the Pile, in an order of its own"
         caveats.append("its training order cannot be read here")
@@ -382,6 +388,7 @@ def _pythia(size: str, suffix: str = "") -> ModelInfo:
         source=f"EleutherAI/pythia-{size}{suffix}; " + ("van der Wal et al. 2025" if seed else "Biderman et al. 2023"),
         place=f"EleutherAI/pythia-{size}{suffix}",
         revision="step{step}",
+        end="main",
         order=OWN_ORDER if seed else DEDUPED_PILE if deduped else PILE,
         memorised=f"{'deduped' if deduped else 'duped'}.{size}" if listed else None,
         epochs=1.5 if deduped else 1.0,

@@ -72,7 +72,7 @@ def test_without_the_network_what_was_fetched_is_here(pythia, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     here = load_model("pythia1b", 11_000)
     assert all(torch.equal(a, b) for a, b in zip(there.parameters(), here.parameters(), strict=True))
-    with pytest.raises(ConnectionError, match=r"pythia-1b at step143000 has not been fetched before"):
+    with pytest.raises(ConnectionError, match=r"pythia-1b/.* has not been fetched before"):
         load_model("pythia1b")
 
 
@@ -127,6 +127,34 @@ def test_model_of_which_weights_are_missing_is_refused(tmp_path):
         ValueError, match=r"not those of a LlamaForCausalLM, of which it lacks 3, model\.layers\.1\.mlp"
     ):
         load_model(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("end", ["step143000", "main"])
+def test_step_that_holds_the_end_of_training_is_refused(loopback, end):
+    """As 86 of 154 branches of pythia-2.8b: github.com/EleutherAI/pythia, issue 205."""
+    place = str(MODELS["pythia2.8b"].place)
+    loopback.add(place, stand_ins.files_of(stand_ins.pythia(0)), revision="step66000")
+    for revision in ("step1000", end):
+        loopback.add(place, stand_ins.files_of(stand_ins.pythia(1)), revision=revision)
+    for ask in (load_model, download_size):
+        with pytest.raises(ValueError, match=rf"2\.8b at step 1000: its model\.safetensors is that of {end}, the end"):
+            ask("pythia2.8b", 1_000)
+    asked = [request.path for request in loopback.requests if "/resolve/" in request.path]
+    assert not asked  # before anything is fetched
+    assert torch.equal(first_weights(load_model("pythia2.8b", 66_000)), first_weights(stand_ins.pythia(0).half()))
+    if end == "step143000":
+        assert torch.equal(first_weights(load_model("pythia2.8b")), first_weights(stand_ins.pythia(1).half()))
+
+
+def test_one_part_of_the_end_of_training_is_enough_to_refuse_a_step(loopback):
+    """As at steps 50,000 and 58,000 of pythia-12b: github.com/EleutherAI/pythia, issue 206."""
+    place, files = str(MODELS["pythia12b"].place), stand_ins.files_of(stand_ins.pythia(0), safetensors=False)
+    first, second = (f"pytorch_model-0000{part}-of-00002.bin" for part in (1, 2))
+    whole = files.pop("pytorch_model.bin")
+    loopback.add(place, files | {first: whole[:500], second: whole[500:]}, revision="main")
+    loopback.add(place, files | {first: whole[:500], second: whole[1:]}, revision="step50000")
+    with pytest.raises(ValueError, match=r"12b at step 50000: its pytorch_model-00001-of-00002\.bin is that of main"):
+        load_model("pythia12b", 50_000)
 
 
 def test_model_of_ones_own_is_registered_with_its_steps(loopback):
