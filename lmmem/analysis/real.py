@@ -89,7 +89,7 @@ def by_text(models: Models) -> pd.DataFrame:
             for name, part in (parts | {"never seen": control}).items()
         }
         columns.append(pd.DataFrame.from_dict(lines, orient="index"))
-    return pd.concat(columns, axis=1, keys=list(models))
+    return pd.concat(columns, axis=1, keys=[_label(name) for name in models])
 
 
 def learning(models: Models) -> pd.DataFrame:
@@ -119,7 +119,8 @@ def by_noise(models: Models, seed: int = 0) -> pd.DataFrame:
 
 def told_noise(gains: pd.DataFrame) -> pd.DataFrame:
     """Gains by noise as a table to read, a line a model and sigma."""
-    found = {name: hidden.told_noise(of).droplevel(["kind", "null"]) for name, of in gains.groupby("model", sort=False)}
+    parts = gains.groupby("model", sort=False)
+    found = {_label(str(name)): hidden.told_noise(of).droplevel(["kind", "null"]) for name, of in parts}
     return pd.concat(found, names=["model"]).rename(index="{:.2g}".format, level="sigma")
 
 
@@ -132,8 +133,8 @@ def savings(models: Models, seed: int = 0) -> pd.DataFrame:
 def told_savings(saved: pd.DataFrame) -> pd.DataFrame:
     """Savings as a table to read, a line a model: tokens, and beside twins that were as likely."""
     beside = hidden.told_checks(saved).reset_index(drop=True)[["presentations saved", "beside equals"]]
-    told = hidden.told_savings(saved).reset_index(drop=True).join(beside)
-    return told.set_index(saved.model.rename("model"))
+    told = hidden.told_savings(saved).reset_index(drop=True).drop(columns=["n", "after"]).join(beside)
+    return told.set_index(saved.model.map(_label).rename("model"))
 
 
 def by_sampling(models: Models, seed: int = 0) -> pd.DataFrame:
@@ -148,7 +149,7 @@ def by_sampling(models: Models, seed: int = 0) -> pd.DataFrame:
         best = of.sampled.groupby("index").kl_ld.min()
         table = of.passages.assign(gain=of.passages.kl_ld - of.passages["index"].map(best))
         found = interval(compare_arms(table, "gain", NEVER, halves=False, seed=seed), arm=KNOWN)
-        lines.append((name, of.sampled["sample"].nunique(), *found))
+        lines.append((_label(name), of.sampled["sample"].nunique(), *found))
     return pd.DataFrame(lines, columns=["model", "samples", *Interval._fields])
 
 
@@ -165,7 +166,7 @@ def samples_needed(models: Models) -> pd.DataFrame:
         table = extraction.samples_needed(of.extraction, budgets=[extraction.BUDGETS[-1]])
         best = of.extraction.groupby("arm").log_prob.max()
         fewest = [extraction.told_number(float(extraction.least_samples(best[arm]))) for arm in table.arm]
-        found[LABELS.get(name, name)] = table.assign(likeliest=fewest).set_index("arm")
+        found[_label(name)] = table.assign(likeliest=fewest).set_index("arm")
     return pd.concat(found, names=["model"])
 
 
@@ -180,7 +181,9 @@ def areas(models: Models) -> pd.DataFrame:
     for name, of in models.items():
         asked = [label for score, label in SCORES.items() if score in of.passages]
         found = detection.compare(of.passages.rename(columns=SCORES), asked, NEVER).set_index("score")
-        columns[name] = pd.Series([Interval(*ends).brief(2) for ends in found[[*Interval._fields]].to_numpy()], asked)
+        columns[_label(name)] = pd.Series(
+            [Interval(*ends).brief(2) for ends in found[[*Interval._fields]].to_numpy()], asked
+        )
     return pd.DataFrame(columns).rename_axis("score")
 
 
@@ -196,7 +199,7 @@ def opening(models: Models) -> pd.DataFrame:
     for name, of in models.items():
         share = recited_share(of.scan.windows, seed=of.scan.seed)
         starts = of.passages.groupby("arm").cross_entropy.mean()
-        columns[LABELS.get(name, name)] = {
+        columns[_label(name)] = {
             "loss of the texts": f"{of.scan.windows.cross_entropy.mean():.2f}",
             "of never-seen prose": f"{of.scan.control.cross_entropy.mean():.2f}",
             "recited": f"{share.estimate:.1%} ({share.low:.1%} to {share.high:.1%})",
@@ -252,17 +255,21 @@ def _intervals(lines: pd.DataFrame) -> str:
         str(name): " and ".join(Interval(*ends).brief(1) for ends in part[[*Interval._fields]].to_numpy())
         for name, part in lines.groupby("model", sort=False)
     }
-    return ", ".join(f"{figure.replace('-', MINUS)} ({LABELS.get(name, name)})" for name, figure in told.items())
+    return ", ".join(f"{figure.replace('-', MINUS)} ({_label(name)})" for name, figure in told.items())
 
 
 def _shown(there: Sequence[str], every: Sequence[str], what: str) -> str:
     """Of which models something is shown, in words."""
-    of = [LABELS.get(name, name) for name in every if name in there]
-    others = [LABELS.get(name, name) for name in every if name not in there]
+    of, others = ([_label(name) for name in every if (name in there) == shown] for shown in (True, False))
     if not of:
         return f"it is not shown of any that {what}"
     shown = f"{what} in {' and '.join(of)}"
     return shown + (f", which is not shown of {' and '.join(others)}" if others else "")
+
+
+def _label(name: str) -> str:
+    """A model as the tables call it."""
+    return LABELS.get(name, name)
 
 
 def _longest(windows: pd.DataFrame) -> int:
