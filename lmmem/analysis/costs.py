@@ -39,7 +39,7 @@ FASTEST = "the limit: matrix products alone, the fastest"
 SHAPES = {"pocket": 2.6e6, "Pythia-70m": 70e6, "Pythia-160m": 160e6}  # weights of those that are timed here
 GREEDY = re.compile(r"greedy, (\S+?)(?: shape)?, ([\d,]+) prompts, float32")
 MANY = {"M": 1e6, "B": 1e9}
-ROW_BYTES = 2 * 2_049  # of a corpus of uint16 tokens, as Pythia's is
+TOKEN_BYTES = 2  # of a corpus of uint16 tokens, as Pythia's is
 PAPER_TOKENS = 21e9  # among which the paper counts repeats
 LONG = 5_400  # seconds from which on a time is told in hours
 
@@ -158,13 +158,17 @@ def repeats(record: Record) -> pd.DataFrame:
     found = pd.DataFrame(part(record, "repeats"))
     return pd.DataFrame(
         {
-            "corpus (GB)": (found.rows * ROW_BYTES / 1e9).map("{:.1f}".format),
+            "corpus (GB)": _gigabytes(found).map("{:.1f}".format),
             "queries": found.queries.map("{:,}".format),
             "seconds": found.seconds.map("{:.1f}".format),
             "million tokens a second": (found.tokens_per_s / 1e6).map("{:.0f}".format),
             "peak memory (MB)": found.peak_mb.map("{:.0f}".format),
         }
     ).set_index("corpus (GB)")
+
+
+def _gigabytes(found: pd.DataFrame) -> pd.Series:
+    return found.seconds * found.tokens_per_s * TOKEN_BYTES / 1e9
 
 
 def counting(record: Record) -> Numbers:
@@ -184,7 +188,7 @@ def counting(record: Record) -> Numbers:
     many = found[found.queries == largest.queries]
     if many.rows.nunique() < 2:
         raise ValueError("a line through the sizes of a corpus needs two of them")
-    per_gb, fixed = np.polyfit(many.rows * ROW_BYTES / 1e9, many.seconds, 1)
+    per_gb, fixed = np.polyfit(_gigabytes(many), many.seconds, 1)
     return {
         "queries": int(largest.queries),
         "rate": largest.tokens_per_s / 1e6,

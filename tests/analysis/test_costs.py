@@ -96,19 +96,18 @@ def test_line_through_the_sizes_is_the_planted_one():
     """0.5 s to prepare, 2 s a gigabyte; other numbers of queries have no part in it."""
     sizes = [(100_000, 7), (200_000, 7), (400_000, 7), (100_000, 9)]
     lines = [
-        {
-            **{"rows": rows, "queries": queries, "peak_mb": 300.4, "tokens_per_s": rows * 100},
-            "seconds": 0.5 + 2 * rows * 4_098 / 1e9 if queries == 7 else 99.0,
-        }
+        {"rows": rows, "queries": queries, "peak_mb": 300.4, "seconds": seconds, "tokens_per_s": rows * 2_049 / seconds}
         for rows, queries in sizes
+        for seconds in [0.5 + 2 * rows * 4_098 / 1e9 if queries == 7 else 99.0]
     ]
     found = costs.counting({"repeats": lines})
+    rate = 400_000 * 2_049 / (0.5 + 2 * 1.6392)
     assert found == pytest.approx(
-        {"queries": 7, "rate": 40, "fixed": 0.5, "per_gb": 2, "minutes": 21e9 / 4e7 / 60, "billions": 21}
+        {"queries": 7, "rate": rate / 1e6, "fixed": 0.5, "per_gb": 2, "minutes": 21e9 / rate / 60, "billions": 21}
     )
     assert costs.repeats({"repeats": lines}).reset_index().to_numpy().tolist()[:3:2] == [
-        ["0.4", "7", "1.3", "10", "300"],
-        ["1.6", "7", "3.8", "40", "300"],
+        ["0.4", "7", "1.3", "155", "300"],
+        ["1.6", "7", "3.8", "217", "300"],
     ]
     with pytest.raises(ValueError, match="needs two of them"):
         costs.counting({"repeats": lines[2:]})
