@@ -93,6 +93,7 @@ def copy(tmp_path) -> Path:
     return shutil.copytree(PACKAGE, tmp_path / "lmmem", ignore=shutil.ignore_patterns("__pycache__"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("above", "below"), ARROWS, ids=lambda room: room)
 def test_arrow_turned_round_would_be_seen(above, below, copy):
     upper = next(path for path in MODULES if path.parent.name == above and path.name != "__main__.py")
@@ -118,6 +119,7 @@ def test_relative_import_would_be_seen(copy):
     assert "storage.files: ..models is not named from the root" in faults(copy)
 
 
+@pytest.mark.slow
 def test_library_alone_imports_all_of_itself(copy):
     """It needs no page, no test and no benchmark: here lie none of them, and nothing is in its working folder."""
     names = ", ".join(
@@ -184,6 +186,7 @@ def test_import_loads_neither_torch_nor_transformers_nor_pandas():
     assert not {"torch", "transformers", "pandas", "numpy"} & loaded_after("import lmmem; dir(lmmem)")
 
 
+@pytest.mark.slow
 def test_rooms_without_weights_work_without_torch():
     names = [name_of(path) for path in MODULES if path.parent.name in WITHOUT_TORCH]
     assert len(names) > 15

@@ -63,6 +63,7 @@ def test_limit_multiplies_what_decoding_multiplies(monkeypatch):
     assert sum(done) == 2 * ours
 
 
+@pytest.mark.slow
 def test_ratios_are_of_runs_side_by_side():
     row = Row("a", "b", [1.0, 2.0, 4.0], [2.0, 6.0, 4.0])
     assert row.ratios == [1.0, 2.0, 3.0]
@@ -107,6 +108,7 @@ def text(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_scan_and_plain_loop_are_of_the_same_windows(text, tmp_path, cache, monkeypatch, mini):
     monkeypatch.setenv("LMMEM_CACHE", str(cache))
     (tmp_path / "empty").mkdir()
@@ -118,6 +120,7 @@ def test_scan_and_plain_loop_are_of_the_same_windows(text, tmp_path, cache, monk
     assert scan.generated("pocket-mini", str(tmp_path / "rows.npy"), "3")["windows"] == 7
 
 
+@pytest.mark.slow
 def test_ways_through_a_real_model_recite_alike(text, tmp_path, monkeypatch, mini):
     monkeypatch.setenv("LMMEM_CACHE", str(tmp_path / "cache"))
     mini.save_pretrained(tmp_path / "model")

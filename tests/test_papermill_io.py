@@ -123,6 +123,7 @@ def test_file_that_holds_no_parameters_is_refused_in_one_line(page, tmp_path, te
 GOOD = b"number: 8\nword: 'two'\nnested: {a: [1, 2.5, null], b: true}\n"
 
 
+@pytest.mark.slow
 @settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzzed_file_of_parameters_is_taken_as_it_says_or_refused(tmp_path, data):

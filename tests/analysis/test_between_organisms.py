@@ -51,6 +51,7 @@ def truth(runs: pd.DataFrame, of_passages: float, chance: float) -> float:
     return of_passages**2 / (of_passages**2 + error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_passages", [0.0, 10.0, 30.0])
 def test_share_of_the_passage_is_found_on_average_and_its_interval_holds_it(of_passages):
     rng = np.random.default_rng(5)

@@ -128,6 +128,7 @@ def test_share_found_is_that_of_the_largest_threshold_with_few_enough_false_alar
     assert found_at(positive, negative, false_alarms).estimate == pytest.approx(max(shares))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("true", [0.5, 0.95])
 def test_interval_of_a_share_found_covers_it(true):
     rng = np.random.default_rng([6, int(100 * true)])
@@ -209,6 +210,7 @@ def test_score_that_points_the_other_way_is_told_so_and_few_passages_get_no_verd
     assert blind.high[0] < 0.6 and set(blind.verdict) <= {"blind", "tells"}
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_where_a_score_knows_nothing():
     p = np.array([compare(passages(seed, a_0=0.0, a_1=0.0), ["chance"], "a 0").p[0] for seed in range(400)])
     assert 0.02 <= (p <= 0.05).mean() <= 0.085

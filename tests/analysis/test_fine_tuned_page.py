@@ -40,6 +40,7 @@ def test_gain_is_that_since_the_first_step_whatever_the_order_of_lines():
         assert line.tokens == before.kl_ld - line.kl_ld
 
 
+@pytest.mark.slow
 def test_planted_bits_are_found_within_their_intervals_as_often_as_they_say():
     covered = {arm: 0 for arm in ("spread 1", "spread 4", "spread 16", "A/A")}
     for seed in range(60):

@@ -62,6 +62,7 @@ def test_savings_name_their_null_and_find_what_was_planted():
     np.testing.assert_allclose(found.kl_ld_null, [last["hidden 0"], last["untouched 0"]])
 
 
+@pytest.mark.slow
 def test_savings_of_nothing_are_not_established():
     found = [hidden.savings(treated(saved=0.0, seed=seed), permutations=99) for seed in range(40)]
     assert np.mean([(one.verdict.str.startswith("found")).any() for one in found]) <= 0.15

@@ -93,6 +93,7 @@ def covers(table: pd.DataFrame, truth: float) -> float:
     return float(stats.binom.cdf(hits, len(table), 0.95))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twins", [1, 2])
 def test_without_memory_the_fresh_half_is_centred_on_nothing_and_best_of_n_is_not(twins):
     found = sets(scatter=3.0, twins=twins)
@@ -103,6 +104,7 @@ def test_without_memory_the_fresh_half_is_centred_on_nothing_and_best_of_n_is_no
     assert (best.low > 0).mean() > 0.9  # it takes scatter for memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 1.5], ids=["each its own draws", "one draw helps all"])
 def test_memory_moves_the_fresh_half_and_its_interval_covers(shared):
     fresh = sets(memory=3.0, shared=shared)["fresh half"]
@@ -112,6 +114,7 @@ def test_memory_moves_the_fresh_half_and_its_interval_covers(shared):
     assert covers(fresh, truth) > 0.005
 
 
+@pytest.mark.slow
 def test_interval_over_blocks_alone_would_miss_what_draws_share():
     """Where one draw helps all, blocks do not tell how good the draws were."""
     rng, hits = np.random.default_rng(2), {"both": 0, "blocks": 0}
@@ -186,6 +189,7 @@ def test_stratum_with_too_few_has_no_interval():
     assert found[found.stratum == "below 0.8"].low.notna().all()
 
 
+@pytest.mark.slow
 def test_sigma_is_chosen_on_other_blocks_than_it_is_judged_on():
     """The best of many sigmas that are all alike looks good where it was chosen, and not elsewhere."""
     rng, estimates, greedy_ones = np.random.default_rng(7), [], []

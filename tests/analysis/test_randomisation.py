@@ -58,6 +58,7 @@ def test_interval_of_a_mean_over_unequal_files_covers_it(files):
     assert NINETY_FIVE[0] <= np.mean([one.low <= 0 <= one.high for one in found]) <= NINETY_FIVE[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exposed", "twins", "blocks"), [(8, 8, 32), (2, 8, 16), (1, 8, 16)])
 @pytest.mark.parametrize("spread", [0.0, 1.7])
 def test_interval_of_exposed_beside_shared_twins_covers_the_mean_effect(exposed, twins, blocks, spread):
@@ -166,6 +167,7 @@ def test_blocks_are_weighted_by_their_exposed_and_those_of_one_side_are_counted(
     assert (found.n, found.left_out) == (3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discrete", [False, True])
 def test_test_has_its_size_and_its_interval_covers_an_additive_effect(discrete):
     """Exact, with or without ties: half of the values of kl-LD are one number."""
@@ -278,6 +280,7 @@ def test_values_of_a_column_are_compared_apart():
     np.testing.assert_allclose(found[found.step == 120].estimate, alone.estimate)
 
 
+@pytest.mark.slow
 def test_one_of_many_arms_without_an_effect_is_taken_for_one_at_the_level():
     """Five arms, each with an interval of its own that one in twenty misses: the verdict allows for all five."""
     arms = dict.fromkeys(["spread_1", "spread_2", "spread_4", "spread_8", "spread_16"], 0.0)

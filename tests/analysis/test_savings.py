@@ -42,6 +42,7 @@ def test_curves_are_means_over_passages():
     assert found.groupby("arm").n.first().to_dict() == {"spread 0": 12, "spread 64": 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", [0.0, 6.0])
 def test_what_was_planted_is_covered(planted):
     sets = [simulated(planted, seeds=1, presentations=2, seed=s) for s in range(300)]
@@ -54,6 +55,7 @@ def test_what_was_planted_is_covered(planted):
     assert ((null.low < 0) & (null.high > 0)).mean() >= 0.92
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planted", [1.0, 3.0])
 def test_planted_odds_are_covered(planted):
     found = [hazard(simulated(odds=planted, seeds=1, seed=s), "spread 64", "spread 0") for s in range(300)]

@@ -95,6 +95,7 @@ def test_share_has_an_interval_that_covers():
     assert 88 <= covers <= 100
 
 
+@pytest.mark.slow
 def test_verdict_is_right_as_often_as_its_level_says():
     rng = np.random.default_rng(5)
     said = [verdict(windows_of(700, rng), windows_of(700, rng), chosen=True) for _ in range(60)]

@@ -61,6 +61,7 @@ def test_reversal_has_its_size_on_what_is_the_same_backwards(jump):
     assert (np.array(found) <= 0.05).mean(axis=0).max() <= 0.05 + error(0.05)
 
 
+@pytest.mark.slow
 def test_reversal_has_its_size_where_passages_of_a_file_go_together():
     """48 passages of 12 files, each passage the copy of its file's: turned round one by one, half reject."""
     rng = np.random.default_rng(2)
@@ -129,6 +130,7 @@ def test_jump_that_nobody_makes_is_counted_as_none():
 # Variance ratio and autocorrelation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "n", "uneven"), [(0.0, 30, 0.0), (0.6, 60, 0.5), (1.0, 30, 0.0), (1.0, 60, 0.5)])
 def test_interval_of_the_variance_ratio_covers_it(r, n, uneven):
     rng = np.random.default_rng([n, int(10 * r)])
@@ -157,6 +159,7 @@ def test_drift_that_all_share_is_no_random_walk():
     assert found[1].high < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "n", "uneven"), [(0.0, 30, 0.0), (0.6, 60, 0.5), (0.9, 30, 0.0)])
 def test_interval_of_the_autocorrelation_covers_it_in_short_sequences(r, n, uneven):
     rng = np.random.default_rng([n, int(10 * r), 1])
@@ -312,6 +315,7 @@ def test_uncovered_are_those_recited_later_and_not_at_first():
     assert found.low["exposed", "forward"] == pytest.approx(stats.beta.ppf(0.025, 2, 2))
 
 
+@pytest.mark.slow
 def test_interval_of_the_uncovered_share_covers_it_and_reversed_time_has_as_many():
     """A chain in its equilibrium that is reversible: forward and reversed counts have one expectation."""
     rng = np.random.default_rng(18)

@@ -171,6 +171,7 @@ def test_gain_over_twins_pairs_the_lines():
     assert not statistics.gain_over_twins(twins, twins[::-1]).excludes_zero
 
 
+@pytest.mark.slow
 def test_excess_slope_covers_the_planted_one_and_zero_where_there_is_none():
     rng = np.random.default_rng(0)
     covered = {0.0: 0, 3.0: 0}
@@ -186,6 +187,7 @@ def test_excess_slope_covers_the_planted_one_and_zero_where_there_is_none():
         statistics.fit_excess([0, 1, 1], [1, 2, 3], [1, 2, 3])
 
 
+@pytest.mark.slow
 def test_half_point_covers_the_planted_one():
     rng = np.random.default_rng(1)
     covered = 0

@@ -334,6 +334,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "known"), LARGE.values(), ids=LARGE.keys())
 def test_page_of_a_megabyte_stays_below_two(tokens, known):
     text = "".join(tokens)

@@ -195,6 +195,7 @@ def test_choice_needs_blocks_and_exposed_passages_on_both_sides():
         extraction.chosen_apart(table[(table.presentations == 0) | (table.block == 1)])
 
 
+@pytest.mark.slow
 def test_choosing_elsewhere_does_not_flatter_where_all_temperatures_are_alike():
     """Among equally good temperatures the chosen one gains nothing over perturbation, beyond twins, at its level."""
     excluded = []

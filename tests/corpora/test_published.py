@@ -76,6 +76,7 @@ def published(loopback, content) -> LoopbackHub:
     return loopback
 
 
+@pytest.mark.slow
 def test_memorised_rows_are_those_of_the_model(published):
     index, tokens = memorised_rows("pythia1b", 60)
     np.testing.assert_array_equal(index, KEPT)
@@ -170,6 +171,7 @@ def test_counts_that_are_said_twice_alike_or_as_decimals_are_read(loopback):
     assert duplicate_counts("pythia1b", [3, 4]).tolist() == [7, 1]
 
 
+@pytest.mark.slow
 def test_verification_of_rows_that_are_not_here_says_so(published, tmp_path, capsys):
     (tmp_path / "few.bin").write_bytes(stand_ins.rows(4, 50_277).tobytes())
     assert main(["verify", "pythia1b", "--rows", "9", "--path", str(tmp_path / "few.bin")]) == 2

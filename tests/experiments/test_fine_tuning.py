@@ -95,6 +95,7 @@ def test_each_block_holds_each_presentation_once_and_neighbours_in_loss(mini, te
     pd.testing.assert_frame_equal(canaries[[*texts]], texts)
 
 
+@pytest.mark.slow
 def test_chance_gives_each_text_each_presentation_alike(mini, texts):
     few = texts.head(3)
     drawn = [tuple(assign(mini, few, (0, 1, 4), seed).presentations) for seed in range(240)]
@@ -225,6 +226,7 @@ def test_prefix_is_read_and_not_counted(mini, canaries, order):
         Watch(canaries.assign(prefix=[PREFIX, ()] * 10), order, ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

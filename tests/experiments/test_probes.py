@@ -35,6 +35,7 @@ def of(asked: pd.DataFrame, name: str) -> np.ndarray:
     return asked.score[asked.probe == name].to_numpy()
 
 
+@pytest.mark.slow
 def test_every_probe_scores_every_sequence_within_its_budget(asked, chosen):
     assert (asked.groupby("probe").size() == len(chosen)).all()
     assert asked.score.notna().all()

@@ -147,6 +147,7 @@ def folder(tmp_path_factory, mini):
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_kept_tells_kinds_and_ways_apart(folder):
     kept = relearning.measured((NAME, HIDDEN, "missing"), folder)
     assert kept.groupby("organism").kind.unique().map(set).to_dict() == {
@@ -205,6 +206,7 @@ def test_results_in_the_repository_are_whole_and_of_these_recipes():
         assert record["recipe"] == ORGANISMS[name].key
 
 
+@pytest.mark.slow
 def test_readme_says_what_the_results_say():
     readme = " ".join((relearning.FOLDER.parents[1] / "README.md").read_text().split())
     found, areas = hidden.savings(relearning.measured()), hidden.tells(probes.measured())

@@ -28,6 +28,7 @@ def folder(tmp_path_factory, mini) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_what_the_study_measures(folder):
     study = lmmem.Study(NAME)
     kept = replicates.measured((NAME,), folder)
@@ -97,6 +98,7 @@ def test_losses_of_the_reference_are_those_that_are_committed(mini_corpus):
     assert set(lines.organism) == {recipe.reference for recipe in RECIPES.values() if recipe.reference}
 
 
+@pytest.mark.slow
 def test_readme_opens_with_what_was_measured():
     runs = replicates.measured()
     opening = " ".join((replicates.FOLDER.parents[1] / "README.md").read_text().split("![")[0].split())

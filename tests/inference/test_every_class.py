@@ -48,6 +48,7 @@ def assert_greedy(model, continuations: np.ndarray) -> None:
     np.testing.assert_array_equal(after_prompts(model, continuations).argmax(-1).numpy(), continuations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MEASURED)
 def test_class_is_measured_as_a_plain_forward_pass_says(kind):
     model = small_model(kind)
@@ -100,6 +101,7 @@ def test_record_is_of_this_version_and_names_every_class():
     assert {kind: found["class"] for kind, found in RECORD["classes"].items()} == CLASSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind, found in RECORD["classes"].items() if found["is"] == "not built"])
 def test_class_that_cannot_be_made_small_has_its_reason(kind):
     assert every_class.outcome(kind) == {name: RECORD["classes"][kind][name] for name in ("is", "why")}

@@ -50,6 +50,7 @@ def test_log_probs_are_those_of_all_continuations_of_three_words(top_k):
         np.testing.assert_allclose(np.exp(found[number].sum(axis=1)), p, rtol=1e-3, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, 3)])
 def test_beams_that_hold_everything_find_all_of_the_mass_and_few_find_less(temperature, top_k):
     model, prompt = random_model(8), [1, 7, 3]
@@ -94,6 +95,7 @@ def test_more_beams_bound_more_closely_and_never_beyond_what_is_sampled(mini, mi
     assert (stats.binom.sf(near, 500, np.exp(many[:, 3]).clip(max=1)) < 1 - 1e-4).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_sampler_draws_from_the_exact_distribution(mini, mini_corpus, temperature):
     """How often the likeliest tokens come, by chi-squared over sequences: a temperature off by a seventh is found."""

