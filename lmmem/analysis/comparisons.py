@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmmem.analysis.costs import FASTEST, GREEDY, WITH_CACHE, part
+from lmmem.analysis.costs import FASTEST, GREEDY, LIMIT, SHARE, WITH_CACHE, Record, part
 
 __all__ = ["answer", "beside", "limits", "on_gpu", "windows"]
 
-Record = Mapping[str, Any]  # a file of benchmarks/, as it was written
-
-LIMIT = "the limit: "
-SHARE = "the ratio is the share of a draw"  # the note of such a row
 FASTER, OF_LIMIT = "times as fast", "share of its rate"
 # What the opening names, by what lmmem is held against; in the words of benchmarks/decoding.py and counting.py.
 NAMED = {

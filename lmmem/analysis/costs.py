@@ -35,7 +35,9 @@ Record = Mapping[str, Any]  # a file of benchmarks/, as it was written
 Numbers = dict[str, Any]
 
 WITH_CACHE = "generate with its cache"
-FASTEST = "the limit: matrix products alone, the fastest"
+LIMIT = "the limit: "
+FASTEST = f"{LIMIT}matrix products alone, the fastest"
+SHARE = "the ratio is the share of a draw"  # the note of such a row
 SHAPES = {"pocket": 2.6e6, "Pythia-70m": 70e6, "Pythia-160m": 160e6}  # weights of those that are timed here
 GREEDY = re.compile(r"greedy, (\S+?)(?: shape)?, ([\d,]+) prompts, float32")
 MANY = {"M": 1e6, "B": 1e9}
@@ -220,7 +222,7 @@ def growth(record: Record) -> Numbers:
 
 def draw(record: Record) -> Numbers:
     """What of a draw is not decoding: noise (put on the weights and taken away), distances; shares."""
-    lines = {row["other"]: row for row in part(record, "rows") if row["note"] == "the ratio is the share of a draw"}
+    lines = {row["other"]: row for row in part(record, "rows") if row["note"] == SHARE}
     if missing := {"noise and restoration alone", "distances alone"} - lines.keys():
         raise ValueError(f"of a draw, {', '.join(sorted(missing))} was not timed: make bench")
     return {

@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmmem.analysis.costs import part
+from lmmem.analysis.costs import Numbers, Record, part
 from lmmem.analysis.simulation import simulate
 
 __all__ = ["WORKERS", "curves", "disturbed", "large_tables", "measured", "over_workers", "runs", "simulated"]
-
-Record = Mapping[str, Any]  # benchmarks/scaling.json, as it was written
-Numbers = dict[str, Any]
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 DAY = 86_400  # seconds
@@ -92,9 +89,9 @@ def over_workers(
     """
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"parts={parts!r}: give a whole number, 1 or more")
-    for name, value, least in (("part_seconds", part_seconds, 0), ("slow_speed", slow_speed, 0)):
-        if not value > least:
-            raise ValueError(f"{name}={value!r}: give a number above {least}")
+    for name, value in (("part_seconds", part_seconds), ("slow_speed", slow_speed)):
+        if not value > 0:
+            raise ValueError(f"{name}={value!r}: give a number above 0")
     if not 0 <= slow_share <= 1:
         raise ValueError(f"slow_share={slow_share!r}: give a share of the workers, 0 to 1")
     if min(failures_per_day, restart) < 0:

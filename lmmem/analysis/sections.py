@@ -111,10 +111,10 @@ def by_doubling(doses: pd.DataFrame) -> pd.DataFrame:
     -------
     One line a step: presentations, bits, tokens closer (both with intervals), n (blocks).
     """
-    tokens = as_told(growth.by_doubling(_grown(doses), "tokens"), "tokens closer")
-    bits = as_told(growth.by_doubling(_grown(doses), "bits"), "bits")
-    bits.insert(2, "tokens closer", tokens["tokens closer"])
-    return bits
+    bits, tokens = _doublings(doses)
+    told_bits = as_told(bits, "bits")
+    told_bits.insert(2, "tokens closer", as_told(tokens, "tokens closer")["tokens closer"])
+    return told_bits
 
 
 def law(doses: pd.DataFrame) -> Numbers:
@@ -130,7 +130,7 @@ def law(doses: pd.DataFrame) -> Numbers:
     first_step, most_step, last_step : these steps; holds : what that says of a logarithmic law, in words. tokens,
     tokens_step : where a doubling brings kl-LD closest.
     """
-    bits, tokens = growth.by_doubling(_grown(doses), "bits"), growth.by_doubling(_grown(doses), "tokens")
+    bits, tokens = _doublings(doses)
     steps = {"first": 0, "most": int(bits.estimate.argmax()), "last": len(bits) - 1}
     most = int(tokens.estimate.argmax())
     return {
@@ -142,8 +142,14 @@ def law(doses: pd.DataFrame) -> Numbers:
     }
 
 
-def _grown(doses: pd.DataFrame) -> pd.DataFrame:
-    return doses.assign(bits=trajectories.bits(doses), tokens=-doses.kl_ld)
+def _doublings(doses: pd.DataFrame) -> list[pd.DataFrame]:
+    """What each doubling adds, in bits and in tokens."""
+    return [growth.by_doubling(_larger_is_more(doses), value) for value in ("bits", "tokens")]
+
+
+def _larger_is_more(measured: pd.DataFrame) -> pd.DataFrame:
+    """With bits of the continuation, and tokens: kl-LD turned round."""
+    return measured.assign(bits=trajectories.bits(measured), tokens=-measured.kl_ld)
 
 
 def complexity(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Numbers:
@@ -457,8 +463,7 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
     """
     if runs.empty:
         raise ValueError("no organism was measured: make replicates")
-    last = runs[runs.step == runs.step.max()]
-    last = last.assign(bits=trajectories.bits(last), tokens=-last.kl_ld)
+    last = _larger_is_more(runs[runs.step == runs.step.max()])
     found = {name: randomisation.compare_arms(last, name).drop(columns="left_out") for name in ("bits", "tokens")}
     ahead = as_told(stacked(found, "in").drop(columns="p"), "ahead")
     return ahead[["in", *ahead.columns.drop("in")]]

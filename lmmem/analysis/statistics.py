@@ -6,7 +6,7 @@ Knows neither models nor figures.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,6 @@ __all__ = [
     "interval",
     "mean_by",
     "told",
-    "value",
 ]
 
 LEVEL = 0.95
@@ -75,7 +74,12 @@ def interval(table: pd.DataFrame, **where: object) -> Interval:
     >>> interval(pd.DataFrame({"m": [1, 2], "estimate": [3.0, 4.0], "low": 0.0, "high": 9.0, "n": 5}), m=2).estimate
     4.0
     """
-    line = _one(table, where)
+    found = table
+    for column, wanted in where.items():
+        found = found[found[column] == wanted]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} lines have {where}: one is needed")
+    line = found.iloc[0]
     return Interval(float(line.estimate), float(line.low), float(line.high), int(line.n))
 
 
@@ -88,28 +92,6 @@ def told(table: pd.DataFrame, lines: str, columns: str, digits: int = 1) -> pd.D
     ends = zip(table.estimate, table.low, table.high, strict=True)
     cells = [Interval(*one, n=0).brief(digits) for one in ends]
     return table.assign(told=cells).pivot(index=lines, columns=columns, values="told")
-
-
-def value(table: pd.DataFrame, column: str, **where: object) -> float:
-    """A number of the one line of a table that has these values.
-
-    Raises
-    ------
-    ValueError : there is no such line, or more than one.
-
-    >>> value(pd.DataFrame({"m": [1, 2], "loss": [3.0, 4.0]}), "loss", m=2)
-    4.0
-    """
-    return float(_one(table, where)[column])
-
-
-def _one(table: pd.DataFrame, where: Mapping[str, object]) -> pd.Series:
-    found = table
-    for column, wanted in where.items():
-        found = found[found[column] == wanted]
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} lines have {dict(where)}: one is needed")
-    return found.iloc[0]
 
 
 def check_columns(table: pd.DataFrame, needed: Sequence[str]) -> None:

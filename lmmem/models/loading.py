@@ -283,8 +283,7 @@ def _on_the_hub(name: str, step: int) -> tuple[Listing, list[str]]:
     info, listed = MODELS[name], _listed(name, step)
     weights = _weight_files(listed.files, f"{name} at step {step}", listed.repo)
     last = info.steps[-1] if info.steps else step
-    ends = {info.address(last)[1], info.end or info.address(last)[1]} if step != last else set()
-    for revision in sorted(ends):
+    for revision in filter(None, (info.address(last)[1], info.end) if step != last else ()):
         try:
             later = listing(listed.repo, revision)
         except (ConnectionError, ValueError):  # without a network, what is here was compared when it was fetched
