@@ -8,9 +8,7 @@ weights: no text, no names of organisms.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +16,11 @@ import torch
 from tqdm import tqdm
 from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from lmmem.inference.teaching import Teacher, native_precision
+from lmmem.inference.teaching import Teacher
 from lmmem.pocket.recipe import Derived
-from lmmem.pocket.training import LOG, TERMS, save_checkpoint
+from lmmem.pocket.training import LOG, THREADS, on_threads, save_checkpoint, write_terms
 from lmmem.protocol import PROMPT
 from lmmem.storage.files import write_whole
-from lmmem.storage.provenance import environment
 
 __all__ = ["lay_out", "treat"]
 
@@ -98,14 +95,7 @@ def treat(
     folder : where checkpoints, terms and the log are written.
     base : folder of the base's last checkpoint.
     """
-    terms: dict[str, Any] = {
-        "precision": native_precision(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "rows_sha256": rows_sha256,
-        "environment": environment(),
-    }
-    with write_whole(folder / TERMS) as part:
-        part.write_text(json.dumps(terms, indent=1))
+    write_terms(folder, rows_sha256)
     model = GPTNeoXForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
     save_checkpoint(folder, recipe.trained.steps, model, tokenizer)
     width, many = recipe.trained.rows_per_step, recipe.passages_per_step
@@ -116,8 +106,10 @@ def treat(
         (recipe.learnt, recipe.steps, recipe.treatment_rate, lift),
     ):
         teacher = Teacher(model, learning_rate=rate)
-        for step in tqdm(range(first, last), desc=name, unit="step", mininterval=0.5):
-            losses.append(teacher.step(rows[step * width : (step + 1) * width].astype(np.int64), sign, recipe.ceiling))
+        with on_threads(THREADS):
+            for step in tqdm(range(first, last), desc=name, unit="step", mininterval=0.5):
+                batch = rows[step * width : (step + 1) * width].astype(np.int64)
+                losses.append(teacher.step(batch, sign, recipe.ceiling))
         save_checkpoint(folder, last, model, tokenizer)
     log = pd.DataFrame({"step": np.arange(recipe.trained.steps + 1, recipe.steps + 1), "loss": losses})
     with write_whole(folder / LOG) as part:

@@ -111,7 +111,7 @@ def checkpoint_folder(name: str, step: int) -> Path:
 def train(name: str) -> Path:
     """Train an organism, or finish what an interrupted run began; do nothing if all is whole.
 
-    The result depends on the recipe, the text, the machine's arithmetic and its number of threads,
+    The result depends on the recipe, the text and the machine's arithmetic, not on its number of cores and
     not on how often training was stopped. One process trains at a time; others wait for it.
 
     Parameters

@@ -9,6 +9,8 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,23 @@ from lmmem.pocket.recipe import Derived, Recipe
 from lmmem.storage.files import DamagedError, check_folder, folder_being_written, write_whole
 from lmmem.storage.provenance import environment
 
-__all__ = ["LOG", "TERMS", "fit", "folder_name", "save_checkpoint", "whole_checkpoints"]
+__all__ = [
+    "LOG",
+    "TERMS",
+    "THREADS",
+    "fit",
+    "folder_name",
+    "on_threads",
+    "save_checkpoint",
+    "whole_checkpoints",
+    "write_terms",
+]
 
 TERMS = "training.json"  # precision, threads and data of the training, written when it begins
 LOG = "training_log.parquet"
+# Sums over more threads round otherwise, and training makes much of it: by the end another organism. So their number
+# is the same on every machine. It is one: two take 0.6 of the time alone, and crawl beside any other process.
+THREADS = 1
 Terms = dict[str, Any]
 STATE = "training_state.pt"  # optimizer moments and losses, beside the newest checkpoints
 STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run
@@ -58,8 +73,9 @@ def fit(
     folder : where checkpoints, terms, states and the log are.
     whole : as :func:`whole_checkpoints` gives them.
     """
-    with torch.random.fork_rng(devices=[]):
-        _fit(name, recipe, rows, _terms(folder, rows_sha256), tokenizer, folder, whole)
+    terms = _settled(folder, rows_sha256)
+    with torch.random.fork_rng(devices=[]), on_threads(terms["threads"]):
+        _fit(name, recipe, rows, terms, tokenizer, folder, whole)
 
 
 def _fit(
@@ -95,54 +111,65 @@ def _fit(
     autocast = terms["precision"] == "bfloat16"
 
     print(
-        f"lmmem: training {name} on {terms['threads']} threads in {terms['precision']}, "
+        f"lmmem: training {name} in {terms['precision']} on {terms['threads']} of the processor's threads, "
         f"step {begin} of {recipe.steps}; checkpoints in {folder}",
         file=sys.stderr,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(terms["threads"])
     clock = time.monotonic()
     model.train()
-    try:
-        with tqdm(total=recipe.steps, initial=begin, desc=name, unit="step", mininterval=0.5) as bar:
-            for step in range(begin, recipe.steps):
-                batch = np.asarray(rows[step * recipe.rows_per_step : (step + 1) * recipe.rows_per_step])
-                tokens = torch.from_numpy(batch.astype(np.int64))  # (rows_per_step, row_tokens)
-                for optimizer, peak in ((muon, recipe.muon_lr), (adamw, recipe.adamw_lr)):
-                    optimizer.param_groups[0]["lr"] = peak * _schedule(step, recipe)
-                    optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                    logits = model(tokens[:, :-1]).logits
-                loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-                loss.backward()
-                muon.step()
-                adamw.step()
-                losses.append((loss.item(), before + time.monotonic() - clock))
-                bar.set_postfix(loss=f"{losses[-1][0]:.2f}", refresh=False)
-                bar.update()
-                if step + 1 in recipe.checkpoints:
-                    _save(folder, recipe, step + 1, model, tokenizer, muon, adamw, losses)
-    finally:
-        torch.set_num_threads(threads)
+    with tqdm(total=recipe.steps, initial=begin, desc=name, unit="step", mininterval=0.5) as bar:
+        for step in range(begin, recipe.steps):
+            batch = np.asarray(rows[step * recipe.rows_per_step : (step + 1) * recipe.rows_per_step])
+            tokens = torch.from_numpy(batch.astype(np.int64))  # (rows_per_step, row_tokens)
+            for optimizer, peak in ((muon, recipe.muon_lr), (adamw, recipe.adamw_lr)):
+                optimizer.param_groups[0]["lr"] = peak * _schedule(step, recipe)
+                optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                logits = model(tokens[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+            loss.backward()
+            muon.step()
+            adamw.step()
+            losses.append((loss.item(), before + time.monotonic() - clock))
+            bar.set_postfix(loss=f"{losses[-1][0]:.2f}", refresh=False)
+            bar.update()
+            if step + 1 in recipe.checkpoints:
+                _save(folder, recipe, step + 1, model, tokenizer, muon, adamw, losses)
     log = pd.DataFrame(losses, columns=["loss", "seconds"])
     log.insert(0, "step", np.arange(1, recipe.steps + 1))
     with write_whole(folder / LOG) as part:
         log.to_parquet(part, index=False)
 
 
-def _terms(folder: Path, rows_sha256: str) -> Terms:
-    """What all of this organism's training shares: settled when it first begins, then kept."""
+def _settled(folder: Path, rows_sha256: str) -> Terms:
+    """What all of an organism's training shares: settled when it first begins, then kept."""
     path = folder / TERMS
     if not path.exists():
-        decided = {
-            "precision": native_precision(torch.device("cpu")),
-            "threads": torch.get_num_threads(),
-            "rows_sha256": rows_sha256,
-            "environment": environment(),
-        }
-        with write_whole(path) as part:
-            part.write_text(json.dumps(decided, indent=1))
+        write_terms(folder, rows_sha256)
     return json.loads(path.read_text())
+
+
+def write_terms(folder: Path, rows_sha256: str) -> None:
+    """Say in an organism's folder on what terms its training begins."""
+    terms: Terms = {
+        "precision": native_precision(torch.device("cpu")),
+        "threads": THREADS,
+        "rows_sha256": rows_sha256,
+        "environment": environment(),
+    }
+    with write_whole(folder / TERMS) as part:
+        part.write_text(json.dumps(terms, indent=1))
+
+
+@contextmanager
+def on_threads(number: int) -> Iterator[None]:
+    """Within the block torch computes on so many threads; afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _optimizers(model: GPTNeoXForCausalLM, recipe: Recipe) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:

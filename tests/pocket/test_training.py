@@ -47,9 +47,10 @@ def fresh(whole, monkeypatch, tmp_path) -> Path:
     return folder
 
 
-def start() -> subprocess.Popen[str]:
+def start(**environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lmmem.pocket", NAME]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ.copy())
+    env = os.environ | environment
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
 
 
 def weights(folder: Path, step: int = RECIPE.steps) -> bytes:
@@ -102,11 +103,18 @@ def test_killed_three_times_it_ends_in_the_same_weights(whole, fresh):
     pd.testing.assert_series_equal(ours.loss, theirs.loss)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_its_weights_do_not_depend_on_how_many_threads_there_are(whole, fresh, threads):
+    output, _ = start(OMP_NUM_THREADS=str(threads)).communicate()
+    assert "on 1 of the" in output
+    assert weights(fresh) == weights(whole)
+
+
 def test_two_processes_at_once_train_it_once(whole, fresh):
     processes = [start(), start()]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert sum("training pocket-mini on" in output for output in outputs) == 1
+    assert sum("training pocket-mini in" in output for output in outputs) == 1
     assert weights(fresh) == weights(whole)
 
 
