@@ -65,16 +65,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the numbers go")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
     found = []
     for row in rows_on(device):
-        if device == "cuda":
-            print(row, flush=True)
-            found.append(row.as_json())
-        else:
-            print(f"not measured  {row.name} / {row.other}", flush=True)
-            found.append({"name": row.name, "other": row.other})
-    gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    given.out.write_text(json.dumps({"gpu": gpu, "environment": environment(), "rows": found}, indent=1) + "\n")
+        print(row if gpu else f"not measured  {row.name} / {row.other}", flush=True)
+        found.append(row.as_json() if gpu else {"name": row.name, "other": row.other})
+        told = {"gpu": gpu, "environment": environment(), "rows": found}
+        given.out.write_text(json.dumps(told, indent=1) + "\n")  # after each: a later one may not fit the memory
     print(f"written to {given.out}")
 
 

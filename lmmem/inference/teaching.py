@@ -29,13 +29,18 @@ MOMENTUM = 0.9  # of sgd
 
 
 def native_precision(device: torch.device) -> str:
-    """What products are computed in where weights learn: "bfloat16" where a processor multiplies it natively.
+    """What products are computed in where weights learn: "bfloat16" where the device multiplies it natively.
 
     >>> native_precision(torch.device("cpu")) in ("bfloat16", "float32")
     True
     """
-    known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"  # emulation is slower
+    native = False  # where it is emulated it takes longer
+    if device.type == "cpu":
+        known = torch.cpu.get_capabilities()
+        native = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    elif device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
 
 
 def check_teaching(optimizer: str, learning_rate: float, dtype: str) -> None:

@@ -213,6 +213,8 @@ RECIPES = {
     # Same data, other sizes.
     "pocket-small": dataclasses.replace(POCKET, width=96, layers=2, heads=3),
     "pocket-large": dataclasses.replace(POCKET, width=352, layers=6, heads=11),
+    "pocket-xl": dataclasses.replace(POCKET, width=640, layers=8, heads=20),
+    "pocket-xxl": dataclasses.replace(POCKET, width=1_056, layers=12, heads=33),
 }
 
 DERIVED = {

@@ -38,11 +38,12 @@ __all__ = [
     "write_terms",
 ]
 
-TERMS = "training.json"  # precision, threads and data of the training, written when it begins
+TERMS = "training.json"  # device, precision, threads and data of the training, written when it begins
 LOG = "training_log.parquet"
 # Sums over more threads round otherwise, and training makes much of it: by the end another organism. So their number
 # is the same on every machine. It is one: two take 0.6 of the time alone, and crawl beside any other process.
 THREADS = 1
+LARGE = 20_000_000  # weights above which a processor takes hours, and a GPU is taken where torch sees one
 Terms = dict[str, Any]
 STATE = "training_state.pt"  # optimizer moments and losses, beside the newest checkpoints
 STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run
@@ -72,8 +73,16 @@ def fit(
     tokenizer : saved with each checkpoint.
     folder : where checkpoints, terms, states and the log are.
     whole : as :func:`whole_checkpoints` gives them.
+
+    Raises
+    ------
+    RuntimeError : its training began on a GPU, and there is none.
     """
-    terms = _settled(folder, rows_sha256)
+    terms = _settled(folder, rows_sha256, recipe)
+    if terms["device"] == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"the training of {name} began on a GPU, and torch sees none: go on there, or delete {folder}"
+        )
     with torch.random.fork_rng(devices=[]), on_threads(terms["threads"]):
         _fit(name, recipe, rows, terms, tokenizer, folder, whole)
 
@@ -101,6 +110,8 @@ def _fit(
         )
     )
     model.set_attn_implementation("eager")  # on short rows its gradient takes a third of the time of the fused one's
+    device = torch.device(terms["device"])
+    model.to(device)
     muon, adamw = _optimizers(model, recipe)
     losses: list[tuple[float, float]] = []  # nats per token, seconds since the run began
     begin = _resume(folder, recipe, whole, model, muon, adamw, losses)
@@ -110,8 +121,9 @@ def _fit(
     before = losses[-1][1] if losses else 0.0
     autocast = terms["precision"] == "bfloat16"
 
+    where = "a GPU" if device.type == "cuda" else f"{terms['threads']} of the processor's threads"
     print(
-        f"lmmem: training {name} in {terms['precision']} on {terms['threads']} of the processor's threads, "
+        f"lmmem: training {name} in {terms['precision']} on {where}, "
         f"step {begin} of {recipe.steps}; checkpoints in {folder}",
         file=sys.stderr,
     )
@@ -120,11 +132,11 @@ def _fit(
     with tqdm(total=recipe.steps, initial=begin, desc=name, unit="step", mininterval=0.5) as bar:
         for step in range(begin, recipe.steps):
             batch = np.asarray(rows[step * recipe.rows_per_step : (step + 1) * recipe.rows_per_step])
-            tokens = torch.from_numpy(batch.astype(np.int64))  # (rows_per_step, row_tokens)
+            tokens = torch.from_numpy(batch.astype(np.int64)).to(device)  # (rows_per_step, row_tokens)
             for optimizer, peak in ((muon, recipe.muon_lr), (adamw, recipe.adamw_lr)):
                 optimizer.param_groups[0]["lr"] = peak * _schedule(step, recipe)
                 optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
                 logits = model(tokens[:, :-1]).logits
             loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
             loss.backward()
@@ -141,18 +153,20 @@ def _fit(
         log.to_parquet(part, index=False)
 
 
-def _settled(folder: Path, rows_sha256: str) -> Terms:
+def _settled(folder: Path, rows_sha256: str, recipe: Recipe) -> Terms:
     """What all of an organism's training shares: settled when it first begins, then kept."""
     path = folder / TERMS
     if not path.exists():
-        write_terms(folder, rows_sha256)
-    return json.loads(path.read_text())
+        large = recipe.parameters > LARGE and torch.cuda.is_available()
+        write_terms(folder, rows_sha256, "cuda" if large else "cpu")
+    return {"device": "cpu", **json.loads(path.read_text())}
 
 
-def write_terms(folder: Path, rows_sha256: str) -> None:
+def write_terms(folder: Path, rows_sha256: str, device: str = "cpu") -> None:
     """Say in an organism's folder on what terms its training begins."""
     terms: Terms = {
-        "precision": native_precision(torch.device("cpu")),
+        "device": device,
+        "precision": native_precision(torch.device(device)),
         "threads": THREADS,
         "rows_sha256": rows_sha256,
         "environment": environment(),
@@ -227,7 +241,7 @@ def _resume(
             continue
         saved = GPTNeoXForCausalLM.from_pretrained(folder / folder_name(step), dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
-        state = torch.load(folder / _state_name(step) / STATE, weights_only=True)
+        state = torch.load(folder / _state_name(step) / STATE, map_location=model.device, weights_only=True)
         muon.load_state_dict(state["muon"])
         adamw.load_state_dict(state["adamw"])
         losses.extend(state["losses"])
