@@ -18,8 +18,9 @@ from lmmem.analysis.fading import half_life
 from lmmem.analysis.statistics import LEVEL, Interval
 from lmmem.analysis.trajectories import ONCE, TWINS, bits, multiplicities
 
-__all__ = ["by_organism", "by_size", "counterfactual", "passage_share"]
+__all__ = ["beyond", "by_organism", "by_size", "counterfactual", "passage_share"]
 
+VALUES = ["cross_entropy", "kl_ld"]
 TWICE = 20  # files, so that none of the resamples is without
 
 
@@ -54,8 +55,10 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
 
     Returns
     -------
-    One line an organism that was measured: organism, parameters, n (passages), bits and kl-LD ahead (tokens), in the
-    first bin after exposure with 95 % intervals, and half-life (steps, or why there is none).
+    One line an organism that was measured: organism, parameters, n (passages), bits in the first bin after exposure,
+    and more (bits than in the organism of the line before, passage by passage, as in :func:`beyond`; of the first,
+    "", and so where the passages are not the same), half-life (steps, or why there is none), kl-LD ahead (tokens, in
+    that bin); with 95 % intervals.
 
     Raises
     ------
@@ -70,19 +73,64 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
     there = [name for name in parameters if name in set(runs.organism)]
     if not there:
         raise ValueError(f"none of {', '.join(parameters)} was measured: make replicates")
-    for name in there:
+    for before, name in zip([None, *there], there, strict=False):
         run = runs[runs.organism == name]
-        bits, kl = (by_organism(run, value=value, **options).iloc[0] for value in ("both", "kl_ahead"))
+        found = {value: by_organism(run, value=value, **options).iloc[0] for value in ("both", "kl_ahead")}
         try:
             line = by_organism(run, half_life, **options).iloc[0]
             reached = np.isfinite(line.high)
             half = Interval(*line[list(Interval._fields)]).brief(0) if reached else line.told
         except ValueError as error:
             half = str(error)
-        told = (Interval(line.estimate, line.low, line.high, line.n) for line in (bits, kl))
-        lines.append((name, parameters[name], int(bits.n), next(told).brief(1), half, next(told).brief(2)))
-    columns = ["organism", "parameters", "n", "bits", "half-life", "kl-LD ahead"]
+        try:
+            more = _first(beyond(runs, name, before, **options).iloc[0]).brief(1) if before else ""
+        except ValueError:
+            more = ""
+        bits, kl = (_first(line) for line in found.values())
+        lines.append((name, parameters[name], bits.n, bits.brief(1), more, half, kl.brief(2)))
+    columns = ["organism", "parameters", "n", "bits", "more", "half-life", "kl-LD ahead"]
     return pd.DataFrame(lines, columns=columns)
+
+
+def beyond(runs: pd.DataFrame, name: str, other: str, **options: Any) -> pd.DataFrame:
+    """What an exposure leaves in one organism beyond what the same exposure leaves in another, passage by passage.
+
+    The difference of two log-probabilities of one passage at one step takes the place of a log-probability, so that
+    errors know of files and of shared twins as they do in one organism.
+
+    Parameters
+    ----------
+    runs : as for :func:`by_organism`.
+    name, other : of the two.
+    options : as for :func:`lmmem.analysis.event_study.by_lag`.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.event_study.by_lag`.
+
+    Raises
+    ------
+    ValueError : the two have not met the same passages at the same steps.
+
+    >>> from lmmem.analysis.trajectories import simulated
+    >>> met = {left: simulated(lambda since: left + 0 * since, noise=0, seed=1) for left in (50, 80)}
+    >>> runs = pd.concat([run.assign(organism=left, kl_ld=60) for left, run in met.items()])
+    >>> beyond(runs, 80, 50).estimate.round(6).unique().tolist()
+    [30.0]
+    """
+    key = ["passage" if "passage" in runs else "index", "step"]
+    alike = ["arm", "exposure_step"]
+    mine, theirs = (runs[runs.organism == one] for one in (name, other))
+    both = mine.merge(theirs[[*key, *alike, *VALUES]], on=key, suffixes=("", "_of_other"), validate="1:1")
+    same = all(both[column].equals(both[f"{column}_of_other"]) for column in alike)
+    if not len(both) or not len(both) == len(mine) == len(theirs) or not same:
+        raise ValueError(f"{name} and {other} have not met the same passages at the same steps: nothing to compare")
+    return by_organism(both.assign(**{value: both[value] - both[f"{value}_of_other"] for value in VALUES}), **options)
+
+
+def _first(line: pd.Series) -> Interval:
+    """The interval of a line of a table."""
+    return Interval(line.estimate, line.low, line.high, int(line.n))
 
 
 def counterfactual(runs: pd.DataFrame, arm: str = ONCE, twins: str = TWINS) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lmmem.analysis.costs import FASTEST, GREEDY, LIMIT, SHARE, WITH_CACHE, Record, part
 
-__all__ = ["answer", "beside", "limits", "on_gpu", "windows"]
+__all__ = ["answer", "beside", "gpu_answer", "limits", "on_gpu", "windows"]
 
 FASTER, OF_LIMIT = "times as fast", "share of its rate"
 # What the opening names, by what lmmem is held against; in the words of benchmarks/decoding.py and counting.py.
@@ -23,6 +23,7 @@ NAMED = {
     "sweep": "load, perturb, generate one by one, as published",
     "repeats": "every pair, as published, in numba on all cores",
 }
+UNRECORDED = "each step told anew"  # as benchmarks/gpu.py names it
 WAYS = {"scan": "lmmem scan", "greedy": "lmmem's greedy decoding"}
 
 
@@ -103,7 +104,7 @@ def answer(record: Record) -> dict[str, float]:
     ValueError : one of them was not measured.
     """
     rows = [row for row in part(record, "rows") if "median" in row]
-    cached = [row["median"] for row in rows if row["other"] == WITH_CACHE and GREEDY.fullmatch(row["name"])]
+    cached = [row["median"] for row in rows if row["other"] == WITH_CACHE and GREEDY["float32"].fullmatch(row["name"])]
     reached = [row["median"] for row in rows if row["other"] == FASTEST]
     first = {row["other"]: row["median"] for row in reversed(rows)}
     held = {WITH_CACHE: cached, FASTEST: reached} | {other: first.get(other) for other in NAMED.values()}
@@ -113,6 +114,33 @@ def answer(record: Record) -> dict[str, float]:
         **{"least": min(cached), "most": max(cached), "low": min(reached), "high": max(reached)},
         **{name: first[other] for name, other in NAMED.items()},
     }
+
+
+def gpu_answer(record: Record) -> dict[str, Any]:
+    """What a GPU's part opens with: medians over models, from the least to the most.
+
+    Returns
+    -------
+    gpu (its name); and as "1.5 to 1.9", or one number where it was timed of one model: cached, samples, sweep (times as
+    fast as those named in :data:`NAMED`), recorded (as steps that are not), reached (share of matrix products, %).
+
+    Raises
+    ------
+    ValueError : nothing was measured, as there was no GPU, or one of them was not.
+    """
+    if (gpu := part(record, "gpu")) is None:
+        raise ValueError("nothing was measured, as no GPU was at hand")
+    named = {"cached": WITH_CACHE, "samples": NAMED["samples"], "sweep": NAMED["sweep"], "recorded": UNRECORDED}
+    told: dict[str, Any] = {"gpu": gpu}
+    for name, other in (named | {"reached": FASTEST}).items():
+        found = [row["median"] for row in part(record, "rows") if row["other"] == other and "median" in row]
+        if not found:
+            raise ValueError(f"nothing was timed beside {other}: python -m benchmarks.gpu")
+        form = "{:.0f}" if other in (NAMED["sweep"], FASTEST) else "{:.1f}"
+        ends = dict.fromkeys(form.format(100 * end if other == FASTEST else end) for end in (min(found), max(found)))
+        told[name] = " to ".join(ends)
+    notes = [row["note"] for row in part(record, "rows") if row["other"] == UNRECORDED and "median" in row]
+    return told | {"same": min(float(note.partition("%")[0]) for note in notes)}
 
 
 def _limit(row: Mapping[str, Any]) -> bool:

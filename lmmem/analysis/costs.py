@@ -21,6 +21,7 @@ __all__ = [
     "half",
     "megabyte",
     "needed",
+    "needed_on_gpu",
     "part",
     "provenance",
     "rates",
@@ -38,11 +39,16 @@ WITH_CACHE = "generate with its cache"
 LIMIT = "the limit: "
 FASTEST = f"{LIMIT}matrix products alone, the fastest"
 SHARE = "the ratio is the share of a draw"  # the note of such a row
-SHAPES = {"pocket": 2.6e6, "Pythia-70m": 70e6, "Pythia-160m": 160e6}  # weights of those that are timed here
-GREEDY = re.compile(r"greedy, (\S+?)(?: shape)?, ([\d,]+) prompts, float32")
+# Weights of those that are timed: on a processor in float32, on a GPU in float16.
+SHAPES = {"pocket": 2.6e6, "Pythia-70m": 70e6, "Pythia-160m": 160e6, "Pythia-1B": 1e9, "Amber-7B": 6.7e9}
+GREEDY = {
+    "float32": re.compile(r"greedy, (?P<shape>\S+?)(?: shape)?, (?P<at_once>[\d,]+) prompts, float32"),
+    "float16": re.compile(r"greedy, (?P<at_once>[\d,]+) prompts, (?P<shape>\S+) shape, float16"),
+}
 MANY = {"M": 1e6, "B": 1e9}
 TOKEN_BYTES = 2  # of a corpus of uint16 tokens, as Pythia's is
 PAPER_TOKENS = 21e9  # among which the paper counts repeats
+NO_GPU = "the processor"
 LONG = 5_400  # seconds from which on a time is told in hours
 
 
@@ -80,11 +86,11 @@ def weights_of(parameters: str) -> float:
 
 
 def rates(record: Record) -> pd.DataFrame:
-    """How fast greedy decoding in float32 was, by the shape of the model.
+    """How fast greedy decoding was, by the shape of the model: on a processor in float32, on a GPU in float16.
 
     Parameters
     ----------
-    record : as ``make bench`` writes it, with its rows.
+    record : as ``make bench`` or ``python -m benchmarks.gpu`` writes it, with its rows.
 
     Returns
     -------
@@ -96,20 +102,27 @@ def rates(record: Record) -> pd.DataFrame:
     """
     lines = []
     for row in part(record, "rows"):
-        told = GREEDY.fullmatch(row["name"])
-        if told and row["other"] == WITH_CACHE and told[1] in SHAPES and "ours_s" in row:
-            at_once = int(told[2].replace(",", ""))
-            lines.append((told[1], SHAPES[told[1]], at_once, np.median(row["ours_s"]), np.median(row["other_s"])))
+        told = next(filter(None, (known.fullmatch(row["name"]) for known in GREEDY.values())), None)
+        if told and row["other"] == WITH_CACHE and told["shape"] in SHAPES and "ours_s" in row:
+            shape, at_once = told["shape"], int(told["at_once"].replace(",", ""))
+            lines.append((shape, SHAPES[shape], at_once, np.median(row["ours_s"]), np.median(row["other_s"])))
     if not lines:
         raise ValueError(f"no greedy decoding was timed beside {WITH_CACHE}: make bench")
     return pd.DataFrame(lines, columns=["shape", "weights", "at_once", "seconds", "generate"]).set_index("shape")
 
 
-def told_rates(record: Record) -> pd.DataFrame:
-    """What the calculator goes by, as text: continuations a second, by the shape of the model."""
-    found = rates(record)
+def told_rates(*records: Record) -> pd.DataFrame:
+    """What the calculator goes by, as text: continuations a second, by the shape of the model; on a GPU where named.
+
+    Parameters
+    ----------
+    records : as for :func:`rates`. One whose GPU is none is left out: nothing of it was measured.
+    """
+    measured = [record for record in records if record.get("gpu", NO_GPU) is not None]
+    found = pd.concat([rates(record).assign(on=record.get("gpu", NO_GPU)) for record in measured])
     return pd.DataFrame(
         {
+            "on": found["on"],
             "million weights": [f"{weights / 1e6:g}" for weights in found.weights],
             "prompts at once": found["at_once"],
             "continuations a second": (found["at_once"] / found.seconds).map("{:.1f}".format),
@@ -137,22 +150,45 @@ def needed(
     ------
     ValueError : no whole number of sequences or draws, tflops not above 0, or the record lacks what it takes.
     """
-    for name, value, least in (("n_sequences", sequences, 1), ("draws", draws, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: give a whole number, {least} or more")
-    weights, continuations = weights_of(parameters), sequences * (1 + draws)
+    weights, continuations = weights_of(parameters), _continuations(sequences, draws)
     if tflops is None:
-        seconds, how = _here(rates(record), weights, continuations)
+        seconds, like = _as_measured(rates(record), weights, continuations)
+        scaled = ", scaled by the number of weights," if weights > SHAPES[like] else ""
+        how = f"At the rate measured here for the shape of {like}{scaled}"
     else:
         seconds, how = _on_gpu(record, weights, continuations, tflops)
     return {
         "continuations": continuations,
-        "time": f"{seconds / 3600:.1f} hours" if seconds > LONG else f"{seconds / 60:.1f} minutes",
+        "time": _time(seconds),
         "how": how,
         "memory": 2 * weights * (4 if dtype == "float32" else 2) / 1e9,
         "tokens": CONTINUATION,
         "prompt": PROMPT,
     }
+
+
+def needed_on_gpu(record: Record, parameters: str, sequences: int, draws: int) -> Numbers:
+    """How long it will take on the GPU of a record, in half precision.
+
+    Parameters
+    ----------
+    record : as ``python -m benchmarks.gpu`` writes it. Others as for :func:`needed`.
+
+    Returns
+    -------
+    gpu (its name), shape (by whose rate), limit ("" or "at most ", of models smaller than any that was timed), time.
+
+    Raises
+    ------
+    ValueError : as :func:`needed`, or nothing was measured, as there was no GPU.
+    """
+    weights, continuations = weights_of(parameters), _continuations(sequences, draws)
+    if (gpu := part(record, "gpu")) is None:
+        raise ValueError("how long it takes on a GPU is not known: none was at hand")
+    found = rates(record)
+    seconds, shape = _as_measured(found, weights, continuations)
+    limit = "at most " if weights < found.weights.min() else ""
+    return {"gpu": gpu, "shape": shape, "limit": limit, "time": _time(seconds)}
 
 
 def repeats(record: Record) -> pd.DataFrame:
@@ -306,7 +342,7 @@ def provenance(*records: Record) -> Numbers:
     """
     told = []
     for record in records:
-        if record.get("gpu", "none needed") is None:
+        if record.get("gpu", NO_GPU) is None:
             continue
         told.append(_made(record))
         told += [f"{name}: {_made(of)}" for name, of in record.items() if isinstance(of, dict) and "environment" in of]
@@ -320,12 +356,22 @@ def _made(record: Record) -> str:
     return f"{on}, lmmem {found['lmmem']} {found['commit']}, torch {found['torch']}, measured {found['date'][:10]}"
 
 
-def _here(found: pd.DataFrame, weights: float, continuations: int) -> tuple[float, str]:
-    """Seconds on the machine of a record, by the shape whose size is nearest; larger models in proportion."""
+def _continuations(sequences: int, draws: int) -> int:
+    """How many are asked for."""
+    for name, value, least in (("n_sequences", sequences, 1), ("draws", draws, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r}: give a whole number, {least} or more")
+    return sequences * (1 + draws)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > LONG else f"{seconds / 60:.1f} minutes"
+
+
+def _as_measured(found: pd.DataFrame, weights: float, continuations: int) -> tuple[float, str]:
+    """Seconds at measured rates, and by whose: the shape whose size is nearest; larger models in proportion."""
     like = found.iloc[int(np.abs(np.log(found.weights / weights)).argmin())]
-    seconds = continuations / like.at_once * like.seconds * max(1.0, weights / like.weights)
-    scaled = ", scaled by the number of weights," if weights > like.weights else ""
-    return seconds, f"At the rate measured here for the shape of {like.name}{scaled}"
+    return continuations / like.at_once * like.seconds * max(1.0, weights / like.weights), str(like.name)
 
 
 def _on_gpu(record: Record, weights: float, continuations: int, tflops: float) -> tuple[float, str]:

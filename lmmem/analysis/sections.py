@@ -506,13 +506,19 @@ def organisms(runs: pd.DataFrame) -> Numbers:
     }
 
 
-def sizes(runs: pd.DataFrame, parameters: Mapping[str, str]) -> Numbers:
-    """What one exposure leaves by size: `told`, in words, and `missing`, what was not measured.
+def sizes(runs: pd.DataFrame, parameters: Mapping[str, str], alike: pd.DataFrame) -> Numbers:
+    """What one exposure leaves by size.
 
     Parameters
     ----------
     runs : as for :func:`lmmem.analysis.between_organisms.by_organism`.
     parameters : of each organism that is wanted, in words, from small to large.
+    alike : as `runs`, of organisms of one size, chance drawn anew.
+
+    Returns
+    -------
+    told, in words; more, what each has beyond the one before; chance, how far organisms of one size lie apart; missing,
+    what was not measured.
 
     Raises
     ------
@@ -524,11 +530,21 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str]) -> Numbers:
         raise ValueError(f"sizes are compared where two were measured; {', '.join(lacking)} were not: make replicates")
     found = between_organisms.by_size(runs, parameters)
     told = [
-        f"`{name}` ({weights}) {bits} bits, with a half-life in steps of {half}, and {kl} tokens of kl-LD"
-        for name, weights, _, bits, half, kl in found.itertuples(index=False, name=None)
+        f"`{line.organism}` ({line.parameters}) {line.bits} bits, with a half-life in steps of {line.half}, and "
+        f"{line.kl} tokens of kl-LD"
+        for line in found.rename(columns={"half-life": "half", "kl-LD ahead": "kl"}).itertuples()
     ]
     missing = f" Not measured here: {', '.join(lacking)} (`make replicates`)." if lacking else ""
-    return {"told": re.sub(r"(?<=[ (])-", MINUS, "; ".join(told)), "missing": missing}
+    chance = "how far organisms of one size lie apart by chance was not measured"
+    if not alike.empty and alike.organism.nunique() > 1:
+        first = between_organisms.by_organism(alike).groupby("organism", sort=False).estimate.first()
+        chance = f"{len(first)} organisms of one size have a standard deviation of {first.std():.1f} bits"
+    return {
+        "told": re.sub(r"(?<=[ (])-", MINUS, "; ".join(told)),
+        "more": re.sub(r"(?<=[ (])-", MINUS, ", then ".join(filter(None, found.more))) or "not comparable",
+        "chance": chance,
+        "missing": missing,
+    }
 
 
 def front(measured: pd.DataFrame, shared: Shared) -> Numbers:

@@ -1,7 +1,7 @@
 """One step of decoding in memory that stays where it is, so that a GPU can repeat it without Python.
 
-A GPU takes as long to be told of a small step's kernels as to run them (``benchmarks/gpu.py`` is to
-time it). A CUDA graph tells it once: the step is recorded the first time and repeated from then on, for
+A GPU takes as long to be told of a small step's kernels as to run them (``benchmarks/gpu.py``
+times it). A CUDA graph tells it once: the step is recorded the first time and repeated from then on, for
 all tokens and all draws, because noise on the weights changes them in place. A recording is compared
 with a plain step when it is first used; a model with which they differ takes plain steps from then on.
 Chooses no tokens.

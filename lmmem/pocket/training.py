@@ -111,7 +111,7 @@ def _fit(
     )
     model.set_attn_implementation("eager")  # on short rows its gradient takes a third of the time of the fused one's
     device = torch.device(terms["device"])
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]
     muon, adamw = _optimizers(model, recipe)
     losses: list[tuple[float, float]] = []  # nats per token, seconds since the run began
     begin = _resume(folder, recipe, whole, model, muon, adamw, losses)

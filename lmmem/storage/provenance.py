@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["code_hash", "commit", "environment", "measuring", "processor"]
+__all__ = ["code_hash", "commit", "environment", "gpu", "measuring", "processor"]
 
 PACKAGES = ("lmmem", "torch", "transformers", "numpy", "tokenizers", "rapidfuzz")
 
@@ -37,12 +37,14 @@ def environment() -> dict[str, str]:
     True
     """
     versions = {package: _version(package) for package in PACKAGES}
+    graphics = {"gpu": name} if (name := gpu()) else {}
     return versions | {
         "commit": commit(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "cores": str(os.cpu_count()),
+        **graphics,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -71,6 +73,16 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def gpu() -> str:
+    """The name of the GPU that torch computes on; empty if it sees none, or has not been imported.
+
+    >>> isinstance(gpu(), str)
+    True
+    """
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else ""
 
 
 def processor() -> str:

@@ -179,11 +179,12 @@ def provenance_line(records: Sequence[Mapping[str, Any]], seed: int) -> str:
         found = [str(record[key]) for record in records if key in record]  # counts of repeats have no dtype
         return ", ".join(dict.fromkeys(found))
 
+    hardware = values("gpu") if "cuda" in values("device") and values("gpu") else values("processor")
     stored = f" (stored as {values('quantisation')})" if values("quantisation") else ""
     begun = f", prompts begin with tokens {values('prefix')}" if values("prefix") else ""
     weights = f"{values('dtype')}{stored} on {values('device')}{begun} " if values("dtype") else "no weights "
     return (
-        f"model {values('model')}, {step}seed {seed}, {weights}({values('processor')}), lmmem {values('lmmem')}, "
+        f"model {values('model')}, {step}seed {seed}, {weights}({hardware}), lmmem {values('lmmem')}, "
         f"torch {values('torch')}, transformers {values('transformers')}; measured "
         f"{max(record['date'] for record in records)} in {seconds:.0f} s"
     )

@@ -87,3 +87,33 @@ def test_sizes_are_told_in_the_order_asked_for_and_a_lack_of_half_life_is_said()
     assert found.bits[1] == f"{first.estimate:.1f} ({first.low:.1f} to {first.high:.1f})"
     with pytest.raises(ValueError, match="none of medium was measured"):
         between_organisms.by_size(runs, {"medium": "2 M"})
+
+
+def test_more_than_in_another_organism_is_the_planted_difference_passage_by_passage():
+    """Passages differ by 30 bits and more among themselves, which cancels; the interval is of what does not."""
+    met = {name: simulated(lambda since, left=left: left + 0 * since, seed=4) for name, left in (("a", 40), ("b", 70))}
+    runs = pd.concat([run.assign(organism=name, kl_ld=60) for name, run in met.items()], ignore_index=True)
+    own = between_organisms.by_organism(runs).groupby("organism").first()
+    noisy = runs.assign(cross_entropy=runs.cross_entropy + np.random.default_rng(0).normal(0, 0.02, len(runs)))
+    for of, tolerance in ((runs, 1e-6), (noisy, 2.0)):
+        first = between_organisms.beyond(of, "b", "a").iloc[0]
+        assert first.estimate == pytest.approx(30, abs=tolerance)
+        assert first.high - first.low < 0.5 * (own.high - own.low).min()
+    table = between_organisms.by_size(runs, {"a": "1 M", "b": "9 M"})
+    assert table.more.tolist() == ["", "30.0 (30.0 to 30.0)"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: run[run["index"] > 0],
+        lambda run: run.assign(exposure_step=run.exposure_step + 60),
+        lambda run: run.assign(arm="another"),
+    ],
+    ids=["a passage less", "met later", "of another arm"],
+)
+def test_organisms_that_met_other_passages_are_not_compared(change):
+    run = simulated(lambda since: 80 + 0 * since, seed=4).assign(kl_ld=60)
+    runs = pd.concat([run.assign(organism="a"), change(run).assign(organism="b")], ignore_index=True)
+    with pytest.raises(ValueError, match="b and a have not met the same passages at the same steps"):
+        between_organisms.beyond(runs, "b", "a")

@@ -68,6 +68,20 @@ def test_opening_is_of_the_rows_that_it_names():
         comparisons.answer({"rows": [one for one in rows if "num_return" not in one["other"]]})
 
 
+def test_opening_of_a_gpu_is_from_the_least_to_the_most_of_its_rows():
+    others = [comparisons.WITH_CACHE, *comparisons.NAMED.values(), comparisons.FASTEST]
+    rows = [row("any", other, [1.0], [1.0], median=ratio) for other in others for ratio in (0.25, 0.5)]
+    for note, ratio in (("99.5% of the tokens are the same", 1.25), ("100.0% of the tokens are the same", 1.75)):
+        rows.append(row("any", comparisons.UNRECORDED, [1.0], [1.0], note, median=ratio))
+    found = comparisons.gpu_answer({"gpu": "one", "rows": rows})
+    assert (found["recorded"], found["reached"], found["same"]) == ("1.2 to 1.8", "25 to 50", 99.5)
+    assert found["cached"] == "0.2 to 0.5"
+    with pytest.raises(ValueError, match="nothing was timed beside each step told anew"):
+        comparisons.gpu_answer({"gpu": "one", "rows": rows[:-2]})
+    with pytest.raises(ValueError, match="no GPU was at hand"):
+        comparisons.gpu_answer({"gpu": None, "rows": [UNMEASURED]})
+
+
 @pytest.mark.parametrize(
     "find", [comparisons.beside, comparisons.limits, comparisons.on_gpu, comparisons.windows], ids=lambda f: f.__name__
 )

@@ -11,7 +11,9 @@ from lmmem.analysis import costs
 from lmmem.analysis.prose import table_if, tell_if
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-RESULTS, SHARING = (json.loads((BENCHMARKS / f"{name}.json").read_text()) for name in ("results", "sharing"))
+RESULTS, SHARING, GPU = (
+    json.loads((BENCHMARKS / f"{name}.json").read_text()) for name in ("results", "sharing", "gpu")
+)
 
 
 def row(name: str, other: str, ours: list[float], theirs: list[float], note: str = "", **found: float) -> dict:
@@ -29,6 +31,8 @@ ROWS = [
     row("a draw", "distances alone", [4.0], [1.0], "the ratio is the share of a draw", median=0.001),
 ]
 RECORD = {"rows": ROWS}
+GREEDY = "greedy, 1,000 prompts, Pythia-1B shape, float16"
+ON_GPU = {"gpu": "a GPU", "rows": [row(GREEDY, costs.WITH_CACHE, [2.0], [4.0]), row(GREEDY, costs.FASTEST, [1], [1])]}
 
 
 def test_rates_are_medians_of_greedy_decoding_in_float32_of_known_shapes():
@@ -36,8 +40,22 @@ def test_rates_are_medians_of_greedy_decoding_in_float32_of_known_shapes():
     assert found.index.tolist() == ["pocket", "Pythia-70m"]
     assert found.loc["pocket"].tolist() == [2.6e6, 192, 3.0, 6.0]
     told = costs.told_rates(RECORD)
-    assert told.loc["pocket"].tolist() == ["2.6", 192, "64.0", "32.0"]
-    assert told.loc["Pythia-70m"].tolist() == ["70", 32, "8.0", "4.0"]
+    assert told.loc["pocket"].tolist() == ["the processor", "2.6", 192, "64.0", "32.0"]
+    assert told.loc["Pythia-70m"].tolist() == ["the processor", "70", 32, "8.0", "4.0"]
+
+
+def test_rates_on_a_gpu_are_those_in_half_precision_and_none_where_there_was_none():
+    found = costs.told_rates(RECORD, ON_GPU, {"gpu": None, "rows": []})
+    assert found.index.tolist() == ["pocket", "Pythia-70m", "Pythia-1B"]
+    assert found.loc["Pythia-1B"].tolist() == ["a GPU", "1000", 1_000, "500.0", "250.0"]
+    as_large = costs.needed_on_gpu(ON_GPU, "1 B", 1_000, 89)  # 90 batches of 2 s
+    assert as_large == {"gpu": "a GPU", "shape": "Pythia-1B", "limit": "", "time": "3.0 minutes"}
+    assert costs.needed_on_gpu(ON_GPU, "2 B", 1_000, 89)["time"] == "6.0 minutes"
+    assert costs.needed_on_gpu(ON_GPU, "2.6 M", 1_000, 89) == as_large | {"limit": "at most "}
+    with pytest.raises(ValueError, match="how long it takes on a GPU is not known: none was at hand"):
+        costs.needed_on_gpu(ON_GPU | {"gpu": None}, "1 B", 1_000, 89)
+    with pytest.raises(ValueError, match="n_sequences=0"):
+        costs.needed_on_gpu(ON_GPU, "1 B", 0, 89)
 
 
 def test_model_as_large_as_one_that_was_timed_takes_as_long():
@@ -188,4 +206,11 @@ def test_committed_records_answer_everything():
     assert len(costs.told_sharing(SHARING)) == 4
     assert 0 < costs.sharing(SHARING)["kept"] < 0.5
     assert costs.provenance(RESULTS, SHARING)["made"].count("measured 20") == 3
-    assert costs.rates(RESULTS).index.tolist() == list(costs.SHAPES)
+    assert [*costs.rates(RESULTS).index, *costs.rates(GPU).index] == list(costs.SHAPES)
+
+
+def test_readme_says_how_long_a_sweep_takes_on_the_gpu_that_was_timed():
+    readme = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+    times = [costs.needed_on_gpu(GPU, weights, 1_000, 200)["time"] for weights in ("1 B", "6.7 B")]
+    assert f"on an {GPU['gpu'].split()[1]}, decoding a thousand sequences under 200 perturbations" in readme
+    assert f"{times[0]} for a model of the size of Pythia-1B, {times[1]} for one of Amber-7B's" in readme

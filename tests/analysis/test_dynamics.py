@@ -159,12 +159,14 @@ def test_all_organisms_are_one_table_of_bits_and_tokens():
 
 def test_sizes_say_what_was_not_measured():
     runs = of_organisms((1, 2))
-    found = sections.sizes(runs, {"o1": "1 M", "o2": "2 M", "o3": "9 M"})
+    found = sections.sizes(runs, {"o1": "1 M", "o2": "2 M", "o3": "9 M"}, runs)
     assert found["told"].startswith("`o1` (1 M) ")
     assert found["missing"] == " Not measured here: o3 (`make replicates`)."
-    assert sections.sizes(runs, {"o1": "1 M", "o2": "2 M"})["missing"] == ""
+    assert found["chance"].startswith("2 organisms of one size have a standard deviation of ")
+    alone = sections.sizes(runs, {"o1": "1 M", "o2": "2 M"}, pd.DataFrame())
+    assert (alone["missing"], alone["chance"][-16:]) == ("", "was not measured")
     with pytest.raises(ValueError, match="two were measured; o3 were not"):
-        sections.sizes(runs, {"o1": "1 M", "o3": "9 M"})
+        sections.sizes(runs, {"o1": "1 M", "o3": "9 M"}, runs)
 
 
 def test_power_and_fluctuations_are_tables_or_say_what_they_need():

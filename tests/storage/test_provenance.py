@@ -33,6 +33,14 @@ def test_processor_has_a_name():
     assert environment()["processor"] == processor()
 
 
+def test_gpu_is_named_where_torch_sees_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "gpu" not in environment()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert environment()["gpu"] == "a GPU"
+
+
 def test_commit_is_that_of_the_checkout_and_tells_changes(tmp_path):
     package, room = tmp_path / "lmmem", tmp_path / "lmmem" / "storage"
     room.mkdir(parents=True)

@@ -156,6 +156,13 @@ def test_provenance_line_names_what_was_measured_with():
         assert f"{name} {tables[0].attrs['provenance'][name]}" in line
 
 
+def test_provenance_line_names_the_gpu_if_it_was_measured_there():
+    record = results.measured("kind", {"model": "a", "step": 1, "dtype": "float16", "device": "cuda"}, TABLE.copy).attrs
+    record = record["provenance"] | {"gpu": "a GPU", "processor": "a processor"}
+    assert "float16 on cuda (a GPU), lmmem" in results.provenance_line([record], seed=0)
+    assert "float16 on cpu (a processor), lmmem" in results.provenance_line([record | {"device": "cpu"}], seed=0)
+
+
 def test_part_of_other_settings_under_its_name_is_named_and_measured_again():
     one, other = results.Part("kind", {"model": "a"}), results.Part("kind", {"model": "b"})
     results.keep_part(one, results.measure_part(one, TABLE.copy))
