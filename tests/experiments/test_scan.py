@@ -18,6 +18,7 @@ from lmmem.analysis.scan import summary
 from lmmem.experiments import scan as scanning
 from lmmem.experiments.scan import TooLongError, read_texts
 from lmmem.inference import decoding
+from tests.plain import plain_logits
 
 NAME = "pocket-mini"
 NEVER = "def never(seen):\n    return [one for one in seen if one is not None]\n" * 9
@@ -51,8 +52,7 @@ def scan(study, text):
 def test_windows_are_scored_as_a_plain_pass_and_decoded_as_greedy_says(study, scan, text, mini):
     rows = np.stack([*study.text_sequences(text, stride=8).tokens])
     assert len(scan.windows) == len(rows)
-    with torch.inference_mode():
-        logits = mini(torch.from_numpy(rows)).logits[:, 31:-1].log_softmax(-1)
+    logits = plain_logits(mini, rows)[:, 31:-1].log_softmax(-1)
     truth = torch.from_numpy(rows[:, 32:])
     losses = -logits.gather(-1, truth[..., None])[..., 0].mean(1)
     np.testing.assert_allclose(scan.windows.cross_entropy, losses, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lmmem
 from lmmem.inference.decoding import greedy, sample
+from tests.plain import plain_logits
 
 LENGTH = 64
 ROOT = Path(__file__).parents[2]
@@ -23,15 +25,13 @@ def prompts(mini_corpus) -> np.ndarray:
     return lmmem.split(mini_corpus[200:207])[0]
 
 
-@torch.inference_mode()
 def whole_logits(model, prompts, continuation) -> torch.Tensor:
     """Logits before each token of the continuation, from one pass without a cache."""
-    tokens = torch.as_tensor(np.concatenate([prompts, continuation], axis=1))
-    return model(tokens).logits[:, prompts.shape[1] - 1 : -1]
+    return plain_logits(model, np.concatenate([prompts, continuation], axis=1))[:, prompts.shape[1] - 1 : -1]
 
 
 def test_greedy_equals_transformers_generate(mini, prompts):
-    tokens = torch.as_tensor(prompts)
+    tokens = torch.as_tensor(prompts).to(mini.device)
     expected = mini.generate(
         tokens,
         attention_mask=torch.ones_like(tokens),
@@ -40,7 +40,7 @@ def test_greedy_equals_transformers_generate(mini, prompts):
         eos_token_id=None,
         pad_token_id=0,
     )
-    np.testing.assert_array_equal(greedy(mini, prompts), expected[:, prompts.shape[1] :])
+    np.testing.assert_array_equal(greedy(mini, prompts), expected.cpu()[:, prompts.shape[1] :])
 
 
 def test_greedy_is_the_argmax_of_the_whole_context(mini, prompts):
@@ -126,8 +126,7 @@ def test_ban_needs_a_single_end_of_text_token(mini, prompts):
 def test_first_sampled_token_follows_the_softmax(mini, prompts):
     n, temperature = 4_000, 0.8
     said = sample(mini, prompts[:1], temperature, n, seed=0, length=1)[:, 0, 0]
-    with torch.inference_mode():
-        logits = mini(torch.as_tensor(prompts[:1])).logits[0, -1].double()
+    logits = plain_logits(mini, prompts[:1])[0, -1].double()
     expected = torch.softmax(logits / temperature, -1).numpy()
     counts = np.bincount(said, minlength=len(expected))
     error = np.sqrt(np.maximum(n * expected * (1 - expected), 1))
@@ -137,8 +136,7 @@ def test_first_sampled_token_follows_the_softmax(mini, prompts):
 def test_uniforms_of_the_seed_pick_tokens_from_the_cumulative_distribution(mini, prompts):
     said = sample(mini, prompts, 0.7, 50, seed=4, length=1)[..., 0]
     uniforms = np.random.default_rng(4).random((len(prompts), 50, 1), dtype=np.float32)
-    with torch.inference_mode():
-        logits = mini(torch.as_tensor(prompts)).logits[:, -1].double()
+    logits = plain_logits(mini, prompts)[:, -1].double()
     cumulative = torch.softmax(logits / 0.7, -1).cumsum(-1).numpy()
     expected = [np.searchsorted(row, u[:, 0], side="right") for row, u in zip(cumulative, uniforms, strict=True)]
     np.testing.assert_array_equal(said.T, expected)
@@ -227,20 +225,21 @@ def test_heads_that_share_keys_attend_as_in_transformers(heads):
 
 
 def test_attention_of_the_model_is_put_back_even_after_an_error(mini, monkeypatch):
-    before = mini.config._attn_implementation
-    greedy(mini, [[5, 6, 7]], 4)
-    assert mini.config._attn_implementation == before == "sdpa"
+    model = copy.deepcopy(mini).cpu()  # a GPU keeps the model's own
+    before = model.config._attn_implementation
+    greedy(model, [[5, 6, 7]], 4)
+    assert model.config._attn_implementation == before == "sdpa"
     seen = []
 
     def fails(*args, **kwargs):
-        seen.append(mini.config._attn_implementation)
+        seen.append(model.config._attn_implementation)
         raise MemoryError
 
-    monkeypatch.setattr(mini.gpt_neox, "forward", fails)
+    monkeypatch.setattr(model.gpt_neox, "forward", fails)
     with pytest.raises(MemoryError):
-        greedy(mini, [[5, 6, 7]], 4)
+        greedy(model, [[5, 6, 7]], 4)
     assert seen == ["lmmem_decoding"]
-    assert mini.config._attn_implementation == before
+    assert model.config._attn_implementation == before
 
 
 SHORT_OF_MEMORY = """

@@ -61,7 +61,7 @@ MEASURES = {
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_is_measured_there_is_what_is_measured_here(mini, mini_corpus, measure, monkeypatch):
     monkeypatch.setattr("lmmem.inference.teaching.native_precision", lambda device: "float32")
-    model, rows = copy.deepcopy(mini), mini_corpus[[3, 5, 900, 40]]
+    model, rows = copy.deepcopy(mini).cpu(), mini_corpus[[3, 5, 900, 40]]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = MEASURES[measure](model, rows)
     with on_another_device(model, "mps"):

@@ -24,6 +24,7 @@ from lmmem.inference.decoding import greedy, sample
 from lmmem.inference.extraction import extraction_log_probs, near_verbatim_log_mass
 from lmmem.inference.reading import way_of
 from lmmem.inference.scoring import score_tokens
+from tests.plain import plain_logits
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -178,8 +179,7 @@ def test_short_prompts_and_short_contexts_are_tried_too():
         model = neox(max_position_embeddings=8)
         prompts = PROMPTS[:1, :k]
         said = greedy(model, prompts, length)
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(np.concatenate([prompts, said], axis=1)), use_cache=False).logits
+        logits = plain_logits(model, np.concatenate([prompts, said], axis=1))
         np.testing.assert_array_equal(said, logits[:, k - 1 : -1].argmax(-1))
 
 

@@ -11,6 +11,7 @@ import torch
 import lmmem
 from lmmem.inference import scoring
 from lmmem.inference.scoring import score_tokens
+from tests.plain import plain_logits
 
 
 def test_cross_entropy_is_the_mean_log_likelihood_token_by_token(mini, mini_corpus):
@@ -19,8 +20,7 @@ def test_cross_entropy_is_the_mean_log_likelihood_token_by_token(mini, mini_corp
     for i in (0, 69):
         past, loss = list(prompts[i]), 0.0
         for token in truth[i]:
-            with torch.inference_mode():
-                logits = mini(torch.tensor([past])).logits[0, -1].double().numpy()
+            logits = plain_logits(mini, [past])[0, -1].double().numpy()
             loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[token]
             past.append(token)
         np.testing.assert_allclose(found[i], loss / len(truth[i]), rtol=1e-4)
@@ -55,8 +55,7 @@ def test_scores_of_tokens_are_those_of_the_models_distribution_token_by_token(mi
     prompts, truth = lmmem.split(mini_corpus[:70])
     scores = score_tokens(mini, prompts, truth)
     for i in (0, 69):
-        with torch.inference_mode():
-            logits = mini(torch.tensor(np.r_[prompts[i], truth[i]][None, :-1])).logits[0, -64:].double().numpy()
+        logits = plain_logits(mini, np.r_[prompts[i], truth[i]][None, :-1])[0, -64:].double().numpy()
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         own = p[np.arange(64), truth[i]]

@@ -38,7 +38,7 @@ def test_a_step_is_that_of_a_plain_loop(model, mini_corpus, monkeypatch, name):
     sign = np.array([1, -1, 1, 1, -1, 1])
     for _ in range(3):
         optimizer.zero_grad()
-        losses = [plain(input_ids=row[None], labels=row[None]).loss for row in torch.from_numpy(rows)]
+        losses = [plain(input_ids=row[None], labels=row[None]).loss for row in torch.from_numpy(rows).to(plain.device)]
         sum(int(s) * loss / len(rows) for s, loss in zip(sign, losses, strict=True)).backward()
         optimizer.step()
         mean = float(sum(losses).detach() / len(rows))
