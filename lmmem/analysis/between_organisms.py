@@ -18,7 +18,7 @@ from lmmem.analysis.fading import half_life
 from lmmem.analysis.statistics import LEVEL, Interval
 from lmmem.analysis.trajectories import ONCE, TWINS, bits, multiplicities
 
-__all__ = ["beyond", "by_organism", "by_size", "counterfactual", "passage_share"]
+__all__ = ["again", "beyond", "by_organism", "by_size", "counterfactual", "passage_share"]
 
 VALUES = ["cross_entropy", "kl_ld"]
 TWICE = 20  # files, so that none of the resamples is without
@@ -126,6 +126,39 @@ def beyond(runs: pd.DataFrame, name: str, other: str, **options: Any) -> pd.Data
     if not len(both) or not len(both) == len(mine) == len(theirs) or not same:
         raise ValueError(f"{name} and {other} have not met the same passages at the same steps: nothing to compare")
     return by_organism(both.assign(**{value: both[value] - both[f"{value}_of_other"] for value in VALUES}), **options)
+
+
+def again(measured: pd.DataFrame, runs: pd.DataFrame, name: str) -> dict[str, float]:
+    """How far what was measured of an organism here is from what was measured of the same one before.
+
+    Parameters
+    ----------
+    measured : as :mod:`lmmem.analysis.trajectories` says, with a column canary.
+    runs : as for :func:`by_organism`, with a column passage, which counts as canary does.
+    name : which of their organisms is the same.
+
+    Returns
+    -------
+    n, passages at checkpoints that are in both; bits, the largest difference of two log-probabilities; tokens, how many
+    of the kl-LD differ.
+
+    Raises
+    ------
+    ValueError : there is no such organism, or none of its passages was measured at the same steps.
+
+    >>> here = pd.DataFrame({"canary": [0, 1], "step": 60, "cross_entropy": [1.0, 2.0], "kl_ld": [3, 4]})
+    >>> before = here.rename(columns={"canary": "passage"}).assign(organism="a", kl_ld=[3, 5])
+    >>> again(here, before, "a")
+    {'n': 2, 'bits': 0.0, 'tokens': 1}
+    """
+    kept = runs[runs.organism == name] if len(runs) else runs
+    if not len(kept):
+        raise ValueError(f"nothing that was measured of {name} before is in results/")
+    both = measured.merge(kept, left_on=["canary", "step"], right_on=["passage", "step"], suffixes=("", "_before"))
+    if not len(both):
+        raise ValueError(f"what is in results/ of {name} is of other passages or steps")
+    apart = bits(both) - bits(both.assign(cross_entropy=both.cross_entropy_before))
+    return {"n": len(both), "bits": float(apart.abs().max()), "tokens": int((both.kl_ld != both.kl_ld_before).sum())}
 
 
 def _first(line: pd.Series) -> Interval:

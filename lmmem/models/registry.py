@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmmem.pocket.recipe import DERIVED, ORGANISMS
+from lmmem.pocket.recipe import DERIVED, LARGE, ORGANISMS
 from lmmem.protocol import SIGMA
 
 if TYPE_CHECKING:
@@ -339,9 +339,11 @@ def _organism(name: str) -> ModelInfo:
         sigma=ORGANISM_SIGMA,
         source=f"{f'derived from {DERIVED[name].base}' if name in DERIVED else 'trained'} on this machine on first use",
         order=Order("organism", recipe.rows_per_step, recipe.steps, recipe.row_tokens),
+        caveats=HOURS if recipe.parameters > LARGE else "",
     )
 
 
+HOURS = "a processor takes hours to train it, a GPU minutes"
 # EleutherAI/pythia, issues 205 and 206, by the SHA-256 of files; step branches of 2.8b and 12b.
 MISPLACED = "on the Hub {} of its step branches hold the end of training: they are refused"
 PADDED = "50,304 logits, padded from 50,277 tokens"

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 
-__all__ = ["DERIVED", "ORGANISMS", "RECIPES", "REFERENCE_TEXT", "Arm", "Derived", "Recipe"]
+__all__ = ["DERIVED", "LARGE", "ORGANISMS", "RECIPES", "REFERENCE_TEXT", "Arm", "Derived", "Recipe"]
 
+LARGE = 20_000_000  # weights of an organism above which a processor takes hours: a GPU trains it where torch sees one
 QUARTERS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
 

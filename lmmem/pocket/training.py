@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from lmmem.inference.teaching import native_precision
-from lmmem.pocket.recipe import Derived, Recipe
+from lmmem.pocket.recipe import LARGE, Derived, Recipe
 from lmmem.storage.files import DamagedError, check_folder, folder_being_written, write_whole
 from lmmem.storage.provenance import environment
 
@@ -43,7 +43,6 @@ LOG = "training_log.parquet"
 # Sums over more threads round otherwise, and training makes much of it: by the end another organism. So their number
 # is the same on every machine. It is one: two take 0.6 of the time alone, and crawl beside any other process.
 THREADS = 1
-LARGE = 20_000_000  # weights above which a processor takes hours, and a GPU is taken where torch sees one
 Terms = dict[str, Any]
 STATE = "training_state.pt"  # optimizer moments and losses, beside the newest checkpoints
 STATES_KEPT = 2  # so that a damaged newest checkpoint costs one interval, not the whole run

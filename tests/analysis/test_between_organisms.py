@@ -117,3 +117,19 @@ def test_organisms_that_met_other_passages_are_not_compared(change):
     runs = pd.concat([run.assign(organism="a"), change(run).assign(organism="b")], ignore_index=True)
     with pytest.raises(ValueError, match="b and a have not met the same passages at the same steps"):
         between_organisms.beyond(runs, "b", "a")
+
+
+def test_organism_that_is_measured_again_is_compared_where_both_were_measured():
+    here = simulated(lambda since: 80 + 0 * since, seed=4).rename(columns={"index": "canary"}).assign(kl_ld=60)
+    before = here.rename(columns={"canary": "passage"}).assign(organism="a").sample(frac=0.5, random_state=0)
+    same = between_organisms.again(here, before, "a")
+    assert same == {"n": len(before), "bits": 0, "tokens": 0}
+    worse = before.iloc[0].name
+    moved = before.assign(cross_entropy=before.cross_entropy + 0.5 * (before.index == worse), kl_ld=59)
+    found = between_organisms.again(here, moved, "a")
+    assert found == {"n": len(before), "bits": pytest.approx(0.5 * 64 / np.log(2)), "tokens": len(before)}
+    for runs in (before, pd.DataFrame()):
+        with pytest.raises(ValueError, match="nothing that was measured of b before is in results/"):
+            between_organisms.again(here, runs, "b")
+    with pytest.raises(ValueError, match="is of other passages or steps"):
+        between_organisms.again(here.assign(step=7), before, "a")

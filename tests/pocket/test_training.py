@@ -23,7 +23,7 @@ from lmmem.pocket.__main__ import main
 from lmmem.pocket.organisms import checkpoint_folder, data_folder, organism_folder, train
 from lmmem.pocket.recipe import RECIPES
 from lmmem.pocket.training import TERMS
-from lmmem.storage.files import DamagedError
+from lmmem.storage.files import DamagedError, sha256_of
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +108,15 @@ def test_its_weights_do_not_depend_on_how_many_threads_there_are(whole, fresh, t
     output, _ = start(OMP_NUM_THREADS=str(threads)).communicate()
     assert "on 1 of the" in output
     assert weights(fresh) == weights(whole)
+
+
+def test_what_was_begun_on_a_gpu_does_not_go_on_without_one(fresh, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    terms = {"device": "cuda", "precision": "bfloat16", "threads": 1}
+    (fresh / TERMS).write_text(json.dumps(terms | {"rows_sha256": sha256_of(fresh / "data" / "rows.npy")}))
+    with pytest.raises(RuntimeError, match="pocket-mini began on a GPU, and torch sees none: go on there, or delete "):
+        train(NAME)
+    assert not list(fresh.glob("step-*"))
 
 
 def test_two_processes_at_once_train_it_once(whole, fresh):
