@@ -18,7 +18,7 @@ __all__ = ["NAMES", "SEEDS", "SIZED", "measure", "measured"]
 FOLDER = RESULTS / "organisms"
 SEEDS = ("pocket", *(f"pocket-seed{seed}" for seed in range(1, 5)))  # one design, five times by chance
 SIZED = ("pocket-small", "pocket", "pocket-large", "pocket-xl", "pocket-xxl")  # each four times the one before
-ON_GPU = ("pocket-xl", "pocket-xxl")  # days on a processor: measured if they are asked for by name
+ON_GPU = ("pocket-xl", "pocket-xxl")  # hours of a processor: measured if they are asked for by name
 NAMES = (*SEEDS, *(name for name in SIZED if name not in (*SEEDS, *ON_GPU)))
 KEPT = {
     **{"canary": "int16", "arm": "str", "group": "str", "presentations": "int16", "block": "int16", "file": "str"},
