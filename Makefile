@@ -17,7 +17,7 @@ PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
-.PHONY: help book test lab bench lint replicates real figures clean
+.PHONY: help book organisms test lab bench lint replicates real figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -28,12 +28,14 @@ book: $(PAGES)  ## train the model, run every page, build the book: _build/html/
 	$(STAGE) "done: open _build/html/index.html"
 
 # Each page is run by papermill as on the command line, and takes its name only when it is whole.
-book/%.ipynb: notebooks/%.md $(CODE) | $(VENV)/.installed
-	$(STAGE) "training pocket and what is derived from it, unless that is done"
-	$(BIN)/python -m lmmem.pocket pocket pocket-hidden pocket-erased
+book/%.ipynb: notebooks/%.md $(CODE) | organisms
 	$(STAGE) "running $<"
 	$(BIN)/papermill $< book/.$*.part.ipynb -p model pocket
 	@mv book/.$*.part.ipynb $@
+
+organisms: | $(VENV)/.installed  ## train pocket and what is derived from it, unless that is done
+	$(STAGE) "training pocket and what is derived from it, unless that is done"
+	$(BIN)/python -m lmmem.pocket pocket pocket-hidden pocket-erased
 
 # As many processes as there are cores, each with one thread.
 test: $(VENV)/.installed  ## run all tests

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["look", "shared_cores"]
+__all__ = ["cores", "look", "shared_cores"]
 
 LOOK = 0.2  # seconds between two looks at who else computes
 FRESH = 1.0  # seconds for which a process counts that has just stopped computing
@@ -80,7 +80,7 @@ def look() -> None:
         return
     _mine.looked = now
     others = _others()
-    share = max(1, min(own, _cores() // (1 + others)))
+    share = max(1, min(own, cores() // (1 + others)))
     if share != torch.get_num_threads():
         torch.set_num_threads(share)
 
@@ -131,6 +131,10 @@ def _born(process: int) -> bytes:
     return known[18]  # proc(5): starttime, the 22nd, 19 after the state
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
+def cores() -> int:
+    """How many cores this process may use.
+
+    >>> cores() >= 1
+    True
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from lmmem.inference.cores import cores
 from lmmem.inference.scoring import cross_entropy
 from lmmem.measures.complexity import z_complexity
 from lmmem.measures.repeats import count_repeats
@@ -49,6 +52,7 @@ __all__ = [
     "reference_losses",
     "tokenizer_of",
     "train",
+    "train_together",
     "write_reference_losses",
 ]
 
@@ -134,6 +138,29 @@ def train(name: str) -> Path:
             else:
                 fit(name, recipe, rows, rows_sha256, _tokenizer(data), folder, whole)
     return folder
+
+
+def train_together(names: Sequence[str]) -> list[Path]:
+    """Train organisms, as many at a time as this process has cores, as each takes one; derived ones after all others.
+
+    Parameters
+    ----------
+    names : keys of ORGANISMS.
+
+    Returns
+    -------
+    The folder of each, as :func:`train` gives it.
+    """
+    waves = [name for name in names if name not in DERIVED], [name for name in names if name in DERIVED]
+    folders: dict[str, Path] = {}
+    for wave in waves:
+        at_once = min(len(wave), cores())
+        if at_once > 1:
+            with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as processes:
+                folders |= zip(wave, processes.map(train, wave), strict=True)
+        else:
+            folders |= {name: train(name) for name in wave}
+    return [folders[name] for name in names]
 
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:

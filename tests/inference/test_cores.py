@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def two_cores(tmp_path, monkeypatch) -> Iterator[Path]:
     """Signs of this test alone, on a machine of two cores."""
     monkeypatch.setattr(cores, "folder", lambda: tmp_path)
-    monkeypatch.setattr(cores, "_cores", lambda: 2)
+    monkeypatch.setattr(cores, "cores", lambda: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield tmp_path

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmmem
 from lmmem.pocket.__main__ import main
-from lmmem.pocket.organisms import checkpoint_folder, data_folder, organism_folder, train
-from lmmem.pocket.recipe import RECIPES
-from lmmem.pocket.training import TERMS
+from lmmem.pocket.organisms import checkpoint_folder, data_folder, organism_folder, train, train_together
+from lmmem.pocket.recipe import ORGANISMS, RECIPES
+from lmmem.pocket.training import TERMS, whole_checkpoints
 from lmmem.storage.files import DamagedError, sha256_of
 
 pytestmark = pytest.mark.slow
@@ -117,6 +117,16 @@ def test_what_was_begun_on_a_gpu_does_not_go_on_without_one(fresh, monkeypatch):
     with pytest.raises(RuntimeError, match="pocket-mini began on a GPU, and torch sees none: go on there, or delete "):
         train(NAME)
     assert not list(fresh.glob("step-*"))
+
+
+def test_several_are_trained_at_once_and_what_is_derived_after_its_base(whole, fresh, monkeypatch):
+    monkeypatch.setattr("lmmem.pocket.organisms.cores", lambda: 2)
+    names = ["pocket-mini-hidden", NAME, "pocket-mini-erased"]
+    folders = train_together(names)
+    assert [folder.name.rpartition("-")[0] for folder in folders] == names
+    assert weights(folders[1]) == weights(whole)
+    for name, folder in zip(names, folders, strict=True):
+        assert whole_checkpoints(folder, ORGANISMS[name]) == list(ORGANISMS[name].checkpoints)
 
 
 def test_two_processes_at_once_train_it_once(whole, fresh):
