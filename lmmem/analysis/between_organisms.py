@@ -55,10 +55,10 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
 
     Returns
     -------
-    One line an organism that was measured: organism, parameters, n (passages), bits in the first bin after exposure,
-    and more (bits than in the organism of the line before, passage by passage, as in :func:`beyond`; of the first,
-    "", and so where the passages are not the same), half-life (steps, or why there is none), kl-LD ahead (tokens, in
-    that bin); with 95 % intervals.
+    One line an organism that was measured, by its name: weights (as in `parameters`), bits in the first bin after
+    exposure, more (bits than in the organism of the line before, passage by passage, as :func:`beyond` says; of the
+    first, "", and so where the passages are not the same), half-life (steps, or why there is none), kl-LD ahead
+    (tokens, in that bin); with 95 % intervals. ``attrs["n"]`` are the passages of each.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
     >>> by_size(runs, {"a": "1 M", "b": "9 M"})["half-life"].tolist()
     ['170 (151 to 188)']
     """
-    lines = []
+    lines, passages = [], []
     there = [name for name in parameters if name in set(runs.organism)]
     if not there:
         raise ValueError(f"none of {', '.join(parameters)} was measured: make replicates")
@@ -87,9 +87,12 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
         except ValueError:
             more = ""
         bits, kl = (_first(line) for line in found.values())
-        lines.append((name, parameters[name], bits.n, bits.brief(1), more, half, kl.brief(2)))
-    columns = ["organism", "parameters", "n", "bits", "more", "half-life", "kl-LD ahead"]
-    return pd.DataFrame(lines, columns=columns)
+        lines.append((name, parameters[name], bits.brief(0), more, half, kl.brief(1)))
+        passages.append(bits.n)
+    columns = ["organism", "weights", "bits", "more", "half-life", "kl-LD ahead"]
+    table = pd.DataFrame(lines, columns=columns).set_index("organism")
+    table.attrs["n"] = passages
+    return table
 
 
 def beyond(runs: pd.DataFrame, name: str, other: str, **options: Any) -> pd.DataFrame:

@@ -517,8 +517,9 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str], alike: pd.DataFrame
 
     Returns
     -------
-    told, in words; more, what each has beyond the one before; chance, how far organisms of one size lie apart; missing,
-    what was not measured.
+    smallest, largest (their weights) and, of each of the two, bits, half and kl, as "bits_smallest"; more, what each
+    has beyond the one before; n (passages); chance, how far organisms of one size lie apart; missing, what was not
+    measured. All but n in words.
 
     Raises
     ------
@@ -529,22 +530,27 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str], alike: pd.DataFrame
     if len(parameters) - len(lacking) < 2:
         raise ValueError(f"sizes are compared where two were measured; {', '.join(lacking)} were not: make replicates")
     found = between_organisms.by_size(runs, parameters)
-    told = [
-        f"`{line.organism}` ({line.parameters}) {line.bits} bits, with a half-life in steps of {line.half}, and "
-        f"{line.kl} tokens of kl-LD"
-        for line in found.rename(columns={"half-life": "half", "kl-LD ahead": "kl"}).itertuples()
-    ]
+    short = {"bits": "bits", "half-life": "half", "kl-LD ahead": "kl"}
+    ends = {"smallest": found.iloc[0], "largest": found.iloc[-1]}
+    told = {f"{name}_{end}": _minus(line[column]) for column, name in short.items() for end, line in ends.items()}
     missing = f" Not measured here: {', '.join(lacking)} (`make replicates`)." if lacking else ""
     chance = "how far organisms of one size lie apart by chance was not measured"
     if not alike.empty and alike.organism.nunique() > 1:
         first = between_organisms.by_organism(alike).groupby("organism", sort=False).estimate.first()
         chance = f"{len(first)} organisms of one size have a standard deviation of {first.std():.1f} bits"
     return {
-        "told": re.sub(r"(?<=[ (])-", MINUS, "; ".join(told)),
-        "more": re.sub(r"(?<=[ (])-", MINUS, ", then ".join(filter(None, found.more))) or "not comparable",
+        **{end: line.weights for end, line in ends.items()},
+        **told,
+        "more": _minus(", then ".join(filter(None, found.more))) or "no comparable number of",
+        "n": found.attrs["n"][0],
         "chance": chance,
         "missing": missing,
     }
+
+
+def _minus(told: str) -> str:
+    """Numbers in words, with the sign that a reader expects."""
+    return re.sub(r"(?<=[ (])-", MINUS, told)
 
 
 def front(measured: pd.DataFrame, shared: Shared) -> Numbers:

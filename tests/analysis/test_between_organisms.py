@@ -80,11 +80,12 @@ def test_sizes_are_told_in_the_order_asked_for_and_a_lack_of_half_life_is_said()
     )
     runs = pd.concat([strong, none], ignore_index=True)
     found = between_organisms.by_size(runs, {"small": "1 M", "medium": "2 M", "large": "9 M"})
-    assert found.organism.tolist() == ["small", "large"]
-    assert found.parameters.tolist() == ["1 M", "9 M"]
-    assert found["half-life"][0].startswith("a half-life needs first bits")
+    assert found.index.tolist() == ["small", "large"]
+    assert found.weights.tolist() == ["1 M", "9 M"]
+    assert found["half-life"].iloc[0].startswith("a half-life needs first bits")
     first = event_study.by_lag(strong).iloc[0]
-    assert found.bits[1] == f"{first.estimate:.1f} ({first.low:.1f} to {first.high:.1f})"
+    assert found.bits.iloc[1] == f"{first.estimate:.0f} ({first.low:.0f} to {first.high:.0f})"
+    assert found.attrs["n"][1] == first.n
     with pytest.raises(ValueError, match="none of medium was measured"):
         between_organisms.by_size(runs, {"medium": "2 M"})
 

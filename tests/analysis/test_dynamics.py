@@ -160,7 +160,9 @@ def test_all_organisms_are_one_table_of_bits_and_tokens():
 def test_sizes_say_what_was_not_measured():
     runs = of_organisms((1, 2))
     found = sections.sizes(runs, {"o1": "1 M", "o2": "2 M", "o3": "9 M"}, runs)
-    assert found["told"].startswith("`o1` (1 M) ")
+    assert (found["smallest"], found["largest"]) == ("1 M", "2 M")
+    assert " (" in found["bits_smallest"]
+    assert found["n"] > 100
     assert found["missing"] == " Not measured here: o3 (`make replicates`)."
     assert found["chance"].startswith("2 organisms of one size have a standard deviation of ")
     alone = sections.sizes(runs, {"o1": "1 M", "o2": "2 M"}, pd.DataFrame())

@@ -124,11 +124,10 @@ def test_readme_tells_what_one_exposure_leaves_by_size():
     readme = " ".join((replicates.FOLDER.parents[1] / "README.md").read_text().split())
     sized = {name: lmmem.MODELS[name].parameters for name in replicates.SIZED}
     found = between_organisms.by_size(replicates.measured(replicates.SIZED), sized)
-    bits = found.bits.str.replace(r"(\d+)\.(\d)", lambda number: f"{float(number[0]):.0f}", regex=True)
-    parts = [f"{one} of {weights.split()[0]} million" for one, weights in zip(bits, found.parameters, strict=True)]
+    parts = [f"{bits} of {weights.split()[0]} million" for bits, weights in zip(found.bits, found.weights, strict=True)]
     parts[0] = parts[0].replace(" (", " bits (", 1) + " weights"
     halves = [half.split()[0] for half in found["half-life"]]
     assert f"{', '.join(parts)}, by half in {', '.join(halves[:-1])} and {halves[-1]} steps" in readme
-    assert f"One exposure each of the same passages, n = {found.n.unique().item()}." in readme
+    assert f"One exposure each of the same passages, n = {set(found.attrs['n']).pop()}." in readme
     least = found.more[1:].str.split().str[0].astype(float)
     assert ("by less each time" in readme) == least.is_monotonic_decreasing
