@@ -176,8 +176,8 @@ def verdict(windows: pd.DataFrame, control: pd.DataFrame, *, chosen: bool, seed:
     for what, blocks in {"text": ours, "control": theirs}.items():
         if len(blocks) < UNITS:
             return (
-                f"no verdict: windows of the {what} begin in {len(blocks)} blocks of {BLOCK} tokens, {UNITS} are needed, "
-                f"so {(UNITS - len(blocks)) * BLOCK:,} tokens more"
+                f"no verdict: windows of the {what} begin in {len(blocks)} blocks of {BLOCK} tokens, {UNITS} are "
+                f"needed, so {(UNITS - len(blocks)) * BLOCK:,} tokens more"
             )
     rng = np.random.default_rng(seed)
     ps = {

@@ -113,7 +113,7 @@ def test_too_little_text_has_no_verdict_and_says_how_much_is_needed():
     assert verdict(few, many, chosen=True) == (
         f"no verdict: windows of the text begin in 4 blocks of {BLOCK} tokens, 16 are needed, so {needed}"
     )
-    assert verdict(many, few, chosen=True).startswith("no verdict: the control has 4 blocks")
+    assert verdict(many, few, chosen=True).startswith("no verdict: windows of the control begin in 4 blocks")
     with pytest.raises(ValueError, match="the control has 15 windows of never-seen text: give text of 16 or more"):
         found(many, many[:15], chosen=True)
 
