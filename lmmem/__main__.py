@@ -120,7 +120,8 @@ def _scan(given: argparse.Namespace) -> int:
     told = summary(scan)
     print("\n".join(told.values()))
     if given.html is not None:
-        title = f"What {given.name} has memorised of {Path(given.file).name}"
+        model = "/".join(Path(given.name).parts[-2:]) if Path(given.name).exists() else given.name
+        title = f"What {model} has memorised of {Path(given.file).name}"
         page = report(scan.windows, texts, title=title, summary=list(told.values()), made=study.provenance())
         with write_whole(Path(given.html)) as path:
             path.write_text(page, encoding="utf-8")

@@ -18,6 +18,8 @@ from lmmem.analysis.scan import summary
 from lmmem.experiments import scan as scanning
 from lmmem.experiments.scan import TooLongError, read_texts
 from lmmem.inference import decoding
+from lmmem.pocket.organisms import checkpoint_folder
+from lmmem.pocket.recipe import RECIPES
 from tests.plain import plain_logits
 
 NAME = "pocket-mini"
@@ -227,12 +229,20 @@ def test_command_prints_what_the_scan_says_and_writes_the_report(tmp_path, text,
     told = capsys.readouterr().out.splitlines()
     assert told == [*summary(scan).values()]
     page = (tmp_path / "out.html").read_text()
-    assert "text.md" in page and "http" not in page.replace("http-equiv", "")
+    assert f"What {NAME} has memorised of text.md" in page and "http" not in page.replace("http-equiv", "")
     assert main(["scan", NAME, str(tmp_path / "text.md"), "--html", str(tmp_path / "no" / "out.html")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
     (tmp_path / "short.md").write_text("too short")
     assert main(["scan", NAME, str(tmp_path / "short.md")]) == 2
     assert "give a longer text" in capsys.readouterr().err
+
+
+def test_report_on_a_model_in_a_folder_names_the_end_of_its_path(mini, tmp_path, text, capsys):
+    folder = checkpoint_folder(NAME, RECIPES[NAME].steps)
+    (tmp_path / "text.md").write_text(text)
+    assert main(["scan", str(folder), str(tmp_path / "text.md"), "--html", str(tmp_path / "out.html")]) == 0
+    page = (tmp_path / "out.html").read_text()
+    assert f"What {folder.parent.name}/{folder.name} has memorised of text.md" in page
 
 
 def test_single_window_has_no_other_prompt_and_is_left_out_of_what_is_changed(study):
