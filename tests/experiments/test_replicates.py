@@ -128,6 +128,8 @@ def test_readme_tells_what_one_exposure_leaves_by_size():
     parts[0] = parts[0].replace(" (", " bits (", 1) + " weights"
     halves = [half.split()[0] for half in found["half-life"]]
     assert f"{', '.join(parts)}, by half in {', '.join(halves[:-1])} and {halves[-1]} steps" in readme
+    tokens = [kl.split()[0] for kl in found["kl-LD ahead"]]
+    assert f"shows a little more of it: {', '.join(tokens[:-1])} and {tokens[-1]} tokens." in readme
     assert f"One exposure each of the same passages, n = {set(found.attrs['n']).pop()}." in readme
     least = found.more[1:].str.split().str[0].astype(float)
     assert ("by less each time" in readme) == least.is_monotonic_decreasing
