@@ -31,7 +31,8 @@ def study(cache) -> lmmem.Study:
 
 def test_relearning_is_that_of_a_plain_loop(mini, mini_corpus, natural, monkeypatch):
     monkeypatch.setattr("lmmem.inference.teaching.native_precision", lambda device: "float32")
-    model, rows = copy.deepcopy(mini), torch.from_numpy(np.concatenate([mini_corpus[INDEX], natural]))
+    model = copy.deepcopy(mini)
+    rows = torch.from_numpy(np.concatenate([mini_corpus[INDEX], natural])).to(model.device)
     table = teaching.relearning_table(
         NAME, mini_corpus, INDEX, natural=natural, presentations=3, learning_rate=1e-3, seeds=[7]
     )

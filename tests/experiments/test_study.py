@@ -10,6 +10,7 @@ import pytest
 
 import lmmem
 from lmmem.experiments import disturbed, measurements, sequences, texts
+from lmmem.experiments.measuring import device_here
 from lmmem.experiments.study import MEASURED, NOISE_COST
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.pocket.organisms import checkpoint_folder
@@ -28,7 +29,7 @@ def chosen(study) -> pd.DataFrame:
 
 
 def test_study_says_what_it_is(study):
-    assert repr(study) == "Study of pocket-mini at step 120, seed 3, float32 on cpu"
+    assert repr(study) == f"Study of pocket-mini at step 120, seed 3, float32 on {device_here()}"
     assert repr(lmmem.Study("pythia1b", dtype="bfloat16", device="cuda", scheduler="local:2")) == (
         "Study of pythia1b at step 11000, seed 0, bfloat16 on cuda on local:2"
     )
@@ -238,7 +239,9 @@ def test_cost_and_provenance_are_of_the_study(mini, chosen, capsys):
     assert "weights are here" in capsys.readouterr().out
     study.greedy(chosen)
     study.greedy(chosen, steps=[6, 12])
-    assert study.provenance().startswith("model pocket-mini, step 120 (and 2 others), seed 3, float32 on cpu (")
+    assert study.provenance().startswith(
+        f"model pocket-mini, step 120 (and 2 others), seed 3, float32 on {device_here()} ("
+    )
 
 
 def test_provenance_is_of_each_table_once_and_of_nothing_says_so(mini_corpus):
@@ -254,7 +257,7 @@ def test_provenance_is_of_each_table_once_and_of_nothing_says_so(mini_corpus):
     kinds = [record["kind"] for record in study._records]
     assert kinds == ["repeats", "repeats", "greedy"]
     assert first.startswith("model pocket-mini, step 120, seed 3, no weights (")
-    assert study.provenance().startswith("model pocket-mini, step 120, seed 3, float32 on cpu (")
+    assert study.provenance().startswith(f"model pocket-mini, step 120, seed 3, float32 on {device_here()} (")
 
 
 @pytest.mark.parametrize("sigma", [[], [0.01, 0.01]])

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lmmem
+from lmmem.experiments.measuring import device_here
 from lmmem.experiments.scores import other_prompts, over_mismatched
 from lmmem.experiments.sequences import of_text, own_prefix
 from lmmem.experiments.teaching import TAUGHT_A_STEP
@@ -23,6 +24,7 @@ from lmmem.inference.teaching import taught
 from lmmem.measures.distance import levenshtein
 from lmmem.models.loading import load_model, load_tokenizer
 from tests import stand_ins
+from tests.plain import plain_greedy, plain_logits
 
 BOS, EOS = 1, 2
 CONTROL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -79,9 +81,8 @@ def by_hand(study) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def plain(folder, by_hand) -> torch.Tensor:
     """Log-probabilities of each next token of prompt and truth, by one forward pass."""
-    with torch.no_grad():
-        rows = torch.cat(by_hand, dim=1)
-        scores = load_model(folder)(rows).logits[:, :-1].double().log_softmax(dim=-1)
+    rows = torch.cat(by_hand, dim=1)
+    scores = plain_logits(load_model(folder), rows)[:, :-1].double().log_softmax(dim=-1)
     return scores.gather(2, rows[:, 1:, None])[..., 0]
 
 
@@ -117,8 +118,7 @@ def test_what_looks_like_a_token_of_control_is_text():
 def test_every_measurement_reads_the_prefix_and_does_not_count_it(study, folder, by_hand, plain):
     windows, model = study.text_sequences(TEXT), load_model(folder)
     prompts, truth = by_hand
-    options = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None}
-    said = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)[:, 33:].numpy()
+    said = plain_greedy(model, prompts)
     greedy = study.greedy(windows, keep_tokens=True)
     np.testing.assert_array_equal(np.stack(greedy.said), said)
     np.testing.assert_array_equal(greedy.kl_ld, levenshtein(said, truth.numpy()))
@@ -187,8 +187,7 @@ def test_of_a_prefix_of_two_tokens_nothing_is_kept(study, folder):
     windows = study.text_sequences(TEXT, prefix=[BOS, EOS])
     found = study.likelihood(windows, keep_tokens=True)
     rows = torch.tensor([[BOS, EOS, *window] for window in windows.tokens])
-    with torch.no_grad():
-        scores = load_model(folder)(rows).logits[:, :-1].log_softmax(dim=-1)
+    scores = plain_logits(load_model(folder), rows)[:, :-1].log_softmax(dim=-1)
     plain = scores.gather(2, rows[:, 1:, None])[..., 0]
     np.testing.assert_allclose(np.stack(found.prompt_log_probs), plain[:, 1:33], rtol=1e-4, atol=1e-4)
 
@@ -197,7 +196,7 @@ def test_prefix_is_recorded_and_can_be_set(folder, by_hand):
     study = lmmem.Study(folder, seed=2)
     own = study.greedy(study.text_sequences(TEXT))
     assert set(own.prefix) == {(BOS,)}
-    assert f"on cpu, prompts begin with tokens [{BOS}] (" in study.provenance()
+    assert f"on {device_here()}, prompts begin with tokens [{BOS}] (" in study.provenance()
     without = lmmem.Study(study.model, seed=2)
     bare = without.greedy(study.text_sequences(TEXT, prefix=()))
     assert set(bare.prefix) == {()} and "begin with" not in without.provenance()

