@@ -139,8 +139,9 @@ def test_seed_determines_the_samples(mini, prompts):
     assert (first[0] != first[1]).any()
 
 
-def test_low_temperature_approaches_greedy(mini, prompts):
-    np.testing.assert_array_equal(sample(mini, prompts, 1e-4, 2, seed=0)[1], greedy(mini, prompts))
+@pytest.mark.parametrize("temperature", [1e-4, 1e-30, 1e-39, 1.4e-45])
+def test_low_temperature_is_greedy_in_the_end(mini, prompts, temperature):
+    np.testing.assert_array_equal(sample(mini, prompts, temperature, 2, seed=0)[1], greedy(mini, prompts))
 
 
 def test_temperature_zero_is_greedy(mini, prompts):
