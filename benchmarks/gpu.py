@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from benchmarks import decoding
 from benchmarks.measure import Row, side_by_side
 from lmmem.inference import recording
-from lmmem.storage.provenance import environment
+from lmmem.storage.provenance import environment, gpu
 
 RESULTS = Path(__file__).parent / "gpu.json"
 SHAPES = {"Pythia-1B": ("a small GPT-NeoX", 1_024), "Amber-7B": ("a small Llama", 256)}  # stand-in, prompts
@@ -65,12 +65,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the numbers go")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    found = []
+    name, found = gpu() or None, []
     for row in rows_on(device):
-        print(row if gpu else f"not measured  {row.name} / {row.other}", flush=True)
-        found.append(row.as_json() if gpu else {"name": row.name, "other": row.other})
-        told = {"gpu": gpu, "environment": environment(), "rows": found}
+        print(row if name else f"not measured  {row.name} / {row.other}", flush=True)
+        found.append(row.as_json() if name else {"name": row.name, "other": row.other})
+        told = {"gpu": name, "environment": environment(), "rows": found}
         given.out.write_text(json.dumps(told, indent=1) + "\n")  # after each: a later one may not fit the memory
     print(f"written to {given.out}")
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from lmmem.analysis.event_study import by_lag
 from lmmem.analysis.fading import half_life
-from lmmem.analysis.statistics import LEVEL, Interval
+from lmmem.analysis.statistics import LEVEL, Interval, interval
 from lmmem.analysis.trajectories import ONCE, TWINS, bits, multiplicities
 
 __all__ = ["again", "beyond", "by_organism", "by_size", "counterfactual", "passage_share"]
@@ -75,7 +75,7 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
         raise ValueError(f"none of {', '.join(parameters)} was measured: make replicates")
     for before, name in zip([None, *there], there, strict=False):
         run = runs[runs.organism == name]
-        found = {value: by_organism(run, value=value, **options).iloc[0] for value in ("both", "kl_ahead")}
+        bits, kl = (interval(by_organism(run, value=value, **options)[:1]) for value in ("both", "kl_ahead"))
         try:
             line = by_organism(run, half_life, **options).iloc[0]
             reached = np.isfinite(line.high)
@@ -83,10 +83,9 @@ def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -
         except ValueError as error:
             half = str(error)
         try:
-            more = _first(beyond(runs, name, before, **options).iloc[0]).brief(1) if before else ""
+            more = interval(beyond(runs, name, before, **options)[:1]).brief(1) if before else ""
         except ValueError:
             more = ""
-        bits, kl = (_first(line) for line in found.values())
         lines.append((name, parameters[name], bits.brief(0), more, half, kl.brief(1)))
         passages.append(bits.n)
     columns = ["organism", "weights", "bits", "more", "half-life", "kl-LD ahead"]
@@ -162,11 +161,6 @@ def again(measured: pd.DataFrame, runs: pd.DataFrame, name: str) -> dict[str, fl
         raise ValueError(f"what is in results/ of {name} is of other passages or steps")
     apart = bits(both) - bits(both.assign(cross_entropy=both.cross_entropy_before))
     return {"n": len(both), "bits": float(apart.abs().max()), "tokens": int((both.kl_ld != both.kl_ld_before).sum())}
-
-
-def _first(line: pd.Series) -> Interval:
-    """The interval of a line of a table."""
-    return Interval(line.estimate, line.low, line.high, int(line.n))
 
 
 def counterfactual(runs: pd.DataFrame, arm: str = ONCE, twins: str = TWINS) -> pd.DataFrame:

@@ -123,6 +123,7 @@ def gpu_answer(record: Record) -> dict[str, Any]:
     -------
     gpu (its name); and as "1.5 to 1.9", or one number where it was timed of one model: cached, samples, sweep (times as
     fast as those named in :data:`NAMED`), recorded (as steps that are not), reached (share of matrix products, %).
+    same (%) : of the tokens, on which recorded steps and others agree, at the least.
 
     Raises
     ------
@@ -130,17 +131,19 @@ def gpu_answer(record: Record) -> dict[str, Any]:
     """
     if (gpu := part(record, "gpu")) is None:
         raise ValueError("nothing was measured, as no GPU was at hand")
-    named = {"cached": WITH_CACHE, "samples": NAMED["samples"], "sweep": NAMED["sweep"], "recorded": UNRECORDED}
+    named = {  # what it is held against, in which unit, and digits
+        **{"cached": (WITH_CACHE, 1, 1), "samples": (NAMED["samples"], 1, 1), "sweep": (NAMED["sweep"], 1, 0)},
+        **{"recorded": (UNRECORDED, 1, 1), "reached": (FASTEST, 100, 0)},
+    }
+    rows = [row for row in part(record, "rows") if "median" in row]
     told: dict[str, Any] = {"gpu": gpu}
-    for name, other in (named | {"reached": FASTEST}).items():
-        found = [row["median"] for row in part(record, "rows") if row["other"] == other and "median" in row]
+    for name, (other, times, digits) in named.items():
+        found = [times * row["median"] for row in rows if row["other"] == other]
         if not found:
             raise ValueError(f"nothing was timed beside {other}: python -m benchmarks.gpu")
-        form = "{:.0f}" if other in (NAMED["sweep"], FASTEST) else "{:.1f}"
-        ends = dict.fromkeys(form.format(100 * end if other == FASTEST else end) for end in (min(found), max(found)))
-        told[name] = " to ".join(ends)
-    notes = [row["note"] for row in part(record, "rows") if row["other"] == UNRECORDED and "median" in row]
-    return told | {"same": min(float(note.partition("%")[0]) for note in notes)}
+        told[name] = " to ".join(dict.fromkeys(f"{end:.{digits}f}" for end in (min(found), max(found))))
+    alike = [row["note"].partition("%")[0] for row in rows if row["other"] == UNRECORDED]
+    return told | {"same": min(map(float, alike))}
 
 
 def _limit(row: Mapping[str, Any]) -> bool:

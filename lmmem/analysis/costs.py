@@ -6,7 +6,7 @@ Records of benchmarks/ in, tables and numbers out. Knows neither models nor how 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,8 +118,7 @@ def told_rates(*records: Record) -> pd.DataFrame:
     ----------
     records : as for :func:`rates`. One whose GPU is none is left out: nothing of it was measured.
     """
-    measured = [record for record in records if record.get("gpu", NO_GPU) is not None]
-    found = pd.concat([rates(record).assign(on=record.get("gpu", NO_GPU)) for record in measured])
+    found = pd.concat([rates(record).assign(on=record.get("gpu", NO_GPU)) for record in _measured(records)])
     return pd.DataFrame(
         {
             "on": found["on"],
@@ -341,12 +340,15 @@ def provenance(*records: Record) -> Numbers:
         is none is left out: nothing of it was measured.
     """
     told = []
-    for record in records:
-        if record.get("gpu", NO_GPU) is None:
-            continue
+    for record in _measured(records):
         told.append(_made(record))
         told += [f"{name}: {_made(of)}" for name, of in record.items() if isinstance(of, dict) and "environment" in of]
     return {"made": "; ".join(dict.fromkeys(told))}
+
+
+def _measured(records: Sequence[Record]) -> list[Record]:
+    """Those of which anything was measured: a record of a GPU that is none has nothing."""
+    return [record for record in records if record.get("gpu", NO_GPU) is not None]
 
 
 def _made(record: Record) -> str:

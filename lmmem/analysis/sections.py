@@ -490,9 +490,7 @@ def organisms(runs: pd.DataFrame) -> Numbers:
     if runs.empty or runs.organism.nunique() < 2:
         number = 0 if runs.empty else runs.organism.nunique()
         raise ValueError(f"an interval over organisms needs two that were measured, got {number}: make replicates")
-    bits, kl = (
-        between_organisms.by_organism(runs, value=value).drop_duplicates("organism") for value in ("both", "kl_ahead")
-    )
+    bits, kl = (_at_first(runs, value) for value in ("both", "kl_ahead"))
     halves = between_organisms.by_organism(runs, fading.half_life).estimate
     memorised = between_organisms.counterfactual(runs)
     return {
@@ -536,7 +534,7 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str], alike: pd.DataFrame
     missing = f" Not measured here: {', '.join(lacking)} (`make replicates`)." if lacking else ""
     chance = "how far organisms of one size lie apart by chance was not measured"
     if not alike.empty and alike.organism.nunique() > 1:
-        first = between_organisms.by_organism(alike).groupby("organism", sort=False).estimate.first()
+        first = _at_first(alike, "both").estimate
         chance = f"{len(first)} organisms of one size have a standard deviation of {first.std():.1f} bits"
     return {
         **{end: line.weights for end, line in ends.items()},
@@ -546,6 +544,11 @@ def sizes(runs: pd.DataFrame, parameters: Mapping[str, str], alike: pd.DataFrame
         "chance": chance,
         "missing": missing,
     }
+
+
+def _at_first(runs: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A value in the first bin after exposure, a line an organism."""
+    return between_organisms.by_organism(runs, value=value).drop_duplicates("organism")
 
 
 def _minus(told: str) -> str:

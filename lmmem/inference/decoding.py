@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["greedy", "sample"]
 
-LEAST = torch.finfo(torch.float32).tiny  # temperature: with a lower one the same token has all the mass
+LEAST = 1e-30  # temperature: with a lower one the same token has all the mass, and float32 overflows
 BATCH = {"cpu": 256, "cuda": 1_024}  # continuations at a time, at most; results do not depend on it in float32
 # logits (n, vocabulary), position -> tokens (n,), and a number each that is finite if all logits are numbers
 Choose = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
@@ -166,9 +166,7 @@ def sample(
         u = u.flatten(0, 1)  # (rows * copies, length)
 
         def choose(logits: torch.Tensor, position: int, u: torch.Tensor = u) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = logits.float()
-            below = logits - logits.amax(dim=-1, keepdim=True)  # which nothing divides beyond what float32 holds
-            cumulative = torch.softmax(below / max(temperature, LEAST), dim=-1).cumsum(dim=-1)
+            cumulative = torch.softmax(logits.float() / max(temperature, LEAST), dim=-1).cumsum(dim=-1)
             every = cumulative[:, -1:]
             tokens = torch.searchsorted(cumulative, u[:, position, None] * every, right=True)[:, 0]
             return tokens.clamp(max=logits.shape[-1] - 1), every[:, 0]
