@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from lmmem.inference.cores import look, shared_cores
+from lmmem.inference.decoding import LEAST
 from lmmem.inference.products import fast_products
 from lmmem.inference.reading import LOGITS, NoNumbersError, Rereader, Way, evaluating, memory_for, way_of
 from lmmem.inference.scoring import by_token
@@ -64,8 +65,7 @@ def extraction_log_probs(
     >>> extraction_log_probs(lmmem.load_model("pocket-mini"), prompts, truth, [0.5, 1.0]).shape
     (2, 5, 64)
     """
-    for temperature in temperatures:
-        _check(temperature, top_k)
+    temperatures = [_checked(temperature, top_k) for temperature in temperatures]
 
     def said(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         logits = _likeliest(logits, top_k)
@@ -122,7 +122,7 @@ def near_verbatim_log_mass(
     >>> mass.shape, bool((np.diff(mass) >= 0).all())
     ((5, 3), True)
     """
-    _check(temperature, top_k)
+    temperature = _checked(temperature, top_k)
     read, true = as_tokens(model, prompts), as_tokens(model, truth, "truth", more=np.shape(prompts)[-1] - 1)
     n, length = true.shape
     if len(read) != n:
@@ -205,8 +205,10 @@ def _likeliest(logits: torch.Tensor, top_k: int | None) -> torch.Tensor:
     return logits.masked_fill(logits < least, -torch.inf)
 
 
-def _check(temperature: float, top_k: int | None) -> None:
+def _checked(temperature: float, top_k: int | None) -> float:
+    """The temperature that logits are divided by: one so low that float32 overflows is the lowest that does not."""
     if not (temperature > 0 and np.isfinite(temperature)):
         raise ValueError(f"temperature={temperature}: sampling needs one above 0")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: 1 token or more is sampled among")
+    return max(temperature, LEAST)

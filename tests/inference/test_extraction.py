@@ -12,6 +12,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import lmmem
 from lmmem.inference import extraction
+from lmmem.inference.decoding import greedy
 from lmmem.inference.extraction import extraction_log_probs, near_verbatim_log_mass
 
 TEMPERATURES = [0.4, 1.0, 2.5]
@@ -69,6 +70,18 @@ def test_beams_that_hold_everything_find_all_of_the_mass_and_few_find_less(tempe
     assert (few[:, 2] < whole[:, 2] - 1e-3).any()
     if top_k is None:
         assert (few[:, 1] > few[:, 0] + 1e-3).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-30, 1e-39, 1.4e-45])
+def test_low_temperature_gives_all_mass_to_what_greedy_decoding_says(temperature):
+    model, prompt = random_model(8), np.array([[1, 7, 3]])
+    said = greedy(model, prompt, 6)
+    other = (said + 1) % 8
+    for text, p in ((said, 1.0), (other, 0.0)):
+        exact = extraction_log_probs(model, prompt, text, [temperature])[0].sum()
+        few = near_verbatim_log_mass(model, prompt, text, distance=1, temperature=temperature, beams=3)
+        assert np.exp([exact, few[0, 0]]) == pytest.approx(p)
+        assert np.exp(few[0, 1]) == pytest.approx(p)
 
 
 def test_all_tokens_may_differ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,9 +17,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmmem
+from lmmem.pocket import training
 from lmmem.pocket.__main__ import main
 from lmmem.pocket.organisms import checkpoint_folder, data_folder, organism_folder, train, train_together
 from lmmem.pocket.recipe import ORGANISMS, RECIPES
@@ -108,6 +111,54 @@ def test_its_weights_do_not_depend_on_how_many_threads_there_are(whole, fresh, t
     output, _ = start(OMP_NUM_THREADS=str(threads)).communicate()
     assert "on 1 of the" in output
     assert weights(fresh) == weights(whole)
+
+
+class Seen(TorchFunctionMode):
+    """Counts how often tensors are made bfloat16."""
+
+    times = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.times += func is torch.Tensor.bfloat16
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("float32", False), ("bfloat16", True)])
+def test_nothing_is_computed_in_bfloat16_where_the_processor_emulates_it(
+    whole, monkeypatch, tmp_path, precision, asked
+):
+    monkeypatch.setattr(training, "native_precision", lambda device: precision)
+    rows = np.load(whole / "data" / "rows.npy", mmap_mode="r")
+    recipe = dataclasses.replace(RECIPE, steps=2)
+    tokenizer = AutoTokenizer.from_pretrained(whole / LAST)
+    with Seen() as seen:
+        training.fit("two steps", recipe, rows, "", tokenizer, tmp_path, [])
+    assert (seen.times > 0) == asked
+    assert json.loads((tmp_path / TERMS).read_text())["precision"] == precision
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Five steps of Newton and Schulz with Jordan's coefficients, in float64."""
+    wide = matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.double().T
+    wide = wide / wide.norm()
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (36, 12), (12, 48)])
+def test_muon_in_float32_is_the_textbook_s(shape):
+    torch.manual_seed(0)
+    matrix, gradient = torch.randn(shape), torch.randn(shape)
+    learnt = torch.nn.Parameter(matrix.clone())
+    learnt.grad = gradient.clone()
+    optimizer = torch.optim.Muon([learnt], lr=0.02, weight_decay=0.0)
+    with training._Muon32():
+        optimizer.step()
+    expected = matrix.double() - 0.02 * max(1, shape[0] / shape[1]) ** 0.5 * orthogonal(gradient)
+    torch.testing.assert_close(learnt.detach().double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(learnt.grad, gradient)
 
 
 def test_what_was_begun_on_a_gpu_does_not_go_on_without_one(fresh, monkeypatch):
