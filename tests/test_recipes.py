@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import transformers
 
+from lmmem.pocket.organisms import checkpoint_folder
 from tests import stand_ins
+from tests import test_notebooks as rules
 from tests.pages import SECTIONS
 
 pytestmark = pytest.mark.slow
@@ -42,10 +47,53 @@ def said_by(code: str) -> str:
 
 
 def test_experiment_of_the_recipe_compares_two_sigmas(mini):
-    said = said_by(block_with("contrasts", "python"))
+    said = said_by(block_with("contrasts.gains", "python"))
     assert re.search(r"0\.01 +spread +16", said)
     assert re.search(r"0\.02 +spread +16", said)
     assert "model pocket-mini, step 120, seed 1" in said
+
+
+def test_page_of_the_recipe_runs_and_keeps_to_the_rules_of_pages(mini, tmp_path):
+    (page,) = re.findall(r"````markdown\n(.*?)````", RECIPES, flags=re.S)
+    path = tmp_path / "two_sizes.md"
+    path.write_text(page)
+    for rule in (
+        rules.test_parameters_cell_is_the_first_code_cell_and_the_only_one,
+        rules.test_parameters_are_literals_and_the_common_ones_are_there,
+        rules.test_cells_of_a_page_are_short,
+        rules.test_what_a_page_computes_is_a_table_that_the_library_made,
+        rules.test_page_opens_with_its_answer,
+        rules.test_code_of_a_page_is_folded_but_for_its_parameters,
+        rules.test_prose_of_a_page_reads_in_any_notebook,
+        rules.test_page_ends_with_its_provenance,
+    ):
+        rule(path)
+    command = [Path(sys.executable).with_name("papermill"), path, "out.ipynb", "-p", "model", NAME]
+    done = subprocess.run([*command, "-p", "n_sequences", "4"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    outputs = [o for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in cell.get("outputs", [])]
+    told = [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    assert re.match(r"\*\*The answer\.\*\* By the best of 20 draws, .* gain\n-?\d", told[0])
+    assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
+
+
+def test_measure_of_ones_own_is_compared_with_twins(mini):
+    assert re.search(r"\n0 +16 +-?\d", said_by(block_with("words_in_common", "python")))
+
+
+def test_texts_that_were_met_are_told_from_others_by_scores_and_by_teaching(mini, tmp_path):
+    """By a folder that says nothing of its training: files that begin with a licence it has met, and stdlib's."""
+    shutil.copytree(checkpoint_folder(NAME, 120), tmp_path / "my-model")
+    known = sorted(Path(transformers.__file__).parent.glob("models/b*/configuration_*.py"))
+    never = [file for file in sorted(Path(json.__file__).parents[1].glob("*.py")) if file.stat().st_size > 6_000]
+    for name, files in {"known": known, "never": never}.items():
+        (tmp_path / name).mkdir()
+        for file in files[:8]:
+            (tmp_path / name / file.name).write_text(file.read_text()[:1_500])
+    code = block_with("known_and_never", "python").replace("presentations=8", "presentations=2")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"loss +known 1 +0\.\d", done.stdout) and re.search(r"known never seen +8 +2 ", done.stdout)
 
 
 def test_text_of_the_recipe_is_asked_about(mini):

@@ -39,6 +39,7 @@ from lmmem.experiments.texts import own_prose
 from lmmem.inference import decoding
 from lmmem.inference.extraction import BEAMS
 from lmmem.inference.perturbation import UNITS
+from lmmem.measures.repeats import count_repeats
 from lmmem.measures.runs import LEAST
 from lmmem.models.loading import download_size, load_model, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
@@ -257,6 +258,40 @@ class Study:
         np.True_
         """
         return of_text(self.tokenizer, texts, stride, prefix)
+
+    def known_and_never(self, known: Sequence[str], never: Sequence[str]) -> pd.DataFrame:
+        """Windows of texts that the model has met, as far as anyone knows, and of texts that it has not, to tell apart.
+
+        Which is which is what you say. Where chance did not decide it, a difference may be of the kind of text.
+
+        Parameters
+        ----------
+        known, never : texts, two or more of each: intervals are clustered by them.
+
+        Returns
+        -------
+        As :meth:`text_sequences`, and arm ("known 1", "never seen 0"), group, presentations (1 or 0), block (one for
+        all), file (of which text): what :mod:`lmmem.analysis.detection` and :mod:`lmmem.analysis.hidden` compare.
+
+        Raises
+        ------
+        ValueError : a text is on both sides, fewer than two on one, or what :meth:`text_sequences` refuses.
+
+        >>> study = Study("pocket-mini")
+        >>> texts = [f"import module_{number} as m; " * 40 for number in range(4)]
+        >>> study.known_and_never(texts[:2], texts[2:]).arm.unique().tolist()
+        ['known 1', 'never seen 0']
+        """
+        for name, texts in {"known": known, "never": never}.items():
+            if isinstance(texts, str) or len(texts) < 2:
+                raise ValueError(f"{name}: give a list of two texts or more")
+        if both := set(known) & set(never):
+            raise ValueError(f"a text is among the known and the never seen: {min(both)[:40]!r} ..")
+        windows = self.text_sequences([*known, *never])
+        there = windows.text < len(known)
+        group = np.where(there, "known", "never seen")
+        arm = np.where(there, "known 1", "never seen 0")
+        return windows.assign(arm=arm, group=group, presentations=there.astype(int), block=0, file=windows.text)
 
     def scan(
         self,
@@ -775,8 +810,12 @@ class Study:
         """Rows of natural text (m, 96) of the training data, none of them a sequence that is asked about.
 
         Of an organism those that it, or what it is derived from, has met by that step, without any presentation of a
-        canary; of other models the rows that follow the last one met.
+        canary; of other models the rows that follow the last one met; where training data are not known, lmmem's own
+        prose, as far as it shares no run of 16 tokens with the sequences.
         """
+        if self._data is None and MODELS[self.model].order is None and "tokens" in sequences:
+            prose = np.stack([*self.text_sequences(own_prose(), stride=PROMPT + CONTINUATION).tokens])
+            return prose[count_repeats(prose, np.stack([*sequences.tokens]), n=LEAST) == 0]
         corpus = training_data(DERIVED[self.model].base) if self.model in DERIVED else self.corpus
         if corpus.presented is not None:
             rows = np.arange(min(step * corpus.rows_per_step, corpus.trained_rows))
