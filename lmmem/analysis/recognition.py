@@ -127,12 +127,12 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame, names: Sequence[str], twins
     }
 
 
-def against_recall(found: pd.DataFrame, names: Sequence[str], twins: str, seed: int = 0) -> dict[str, pd.DataFrame]:
+def against_recall(found: pd.DataFrame, names: Sequence[str], twins: str) -> dict[str, pd.DataFrame]:
     """Recognition against recall over presentations: three tables, by what their axis is called.
 
     Parameters
     ----------
-    found, names, twins : as for :func:`answer`. seed : of the bootstrap of tokens ahead.
+    found, names, twins : as for :func:`answer`.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def against_recall(found: pd.DataFrame, names: Sequence[str], twins: str, seed: 
     for arm, m in order.items():
         recited = found.memorised[found.arm == arm]
         shares.append((m, *proportion(int(recited.sum()), len(recited))))
-    ahead = over_twins(found.assign(ahead=-found.kl_ld), "ahead", ["presentations"], twins=twins, seed=seed)
+    ahead = over_twins(found.assign(ahead=-found.kl_ld), "ahead", ["presentations"], twins=twins)
     return {
         "area under the ROC curve": areas.assign(score=named, presentations=areas.arm.map(order)),
         "share recited word for word": pd.DataFrame(shares, columns=["presentations", *Interval._fields]),

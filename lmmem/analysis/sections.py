@@ -79,7 +79,7 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Num
     """
     exposed = doses[doses.presentations > 0]
     x = exposed.presentations
-    ahead = over_twins(doses.assign(ahead=-doses.cross_entropy), "ahead", ["presentations"], seed=seed)
+    ahead = over_twins(doses.assign(ahead=-doses.cross_entropy), "ahead", ["presentations"])
     recall = mean_by(doses, "presentations", "memorised", seed)
     share = exposed.memorised.mean()
     half = f"from {half_point(x, exposed.memorised, seed):.1f} presentations on" if 0 < share < 1 else "in no arm"
