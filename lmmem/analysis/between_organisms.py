@@ -18,7 +18,7 @@ from lmmem.analysis.fading import half_life
 from lmmem.analysis.statistics import LEVEL, Interval, interval
 from lmmem.analysis.trajectories import ONCE, TWINS, bits, multiplicities
 
-__all__ = ["again", "beyond", "by_organism", "by_size", "counterfactual", "passage_share"]
+__all__ = ["again", "beyond", "by_organism", "by_size", "counterfactual", "passage_share", "spread"]
 
 VALUES = ["cross_entropy", "kl_ld"]
 TWICE = 20  # files, so that none of the resamples is without
@@ -42,6 +42,28 @@ def by_organism(runs: pd.DataFrame, find: Callable[..., pd.DataFrame] = by_lag, 
         followed = measured.groupby("index").step.transform("nunique") == measured.step.nunique()
         found.append(find(measured[followed], **options).assign(organism=name))
     return pd.concat(found, ignore_index=True)
+
+
+def spread(runs: pd.DataFrame, by: str, find: Callable[..., pd.DataFrame], **options: Any) -> pd.DataFrame:
+    """How far the organisms' own estimates lie apart.
+
+    Parameters
+    ----------
+    runs, find, options : as for :func:`by_organism`.
+    by : column of what `find` gives, whose values are told apart: "arm".
+
+    Returns
+    -------
+    One line a value of `by`, which is the index: sd (standard deviation over organisms, in the unit of the estimates;
+    nan of one organism), organisms (their number).
+
+    >>> from lmmem.analysis.trajectories import simulated
+    >>> runs = [simulated(lambda since: 80 + 0 * since, seed=seed).assign(organism=seed) for seed in (1, 2)]
+    >>> int(spread(pd.concat(runs), "lag", by_lag).organisms[0])
+    2
+    """
+    each = by_organism(runs, find, **options).groupby(by).estimate
+    return pd.DataFrame({"sd": each.std(), "organisms": each.size()})
 
 
 def by_size(runs: pd.DataFrame, parameters: Mapping[str, str], **options: Any) -> pd.DataFrame:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lmmem.analysis import stationarity
-from lmmem.analysis.statistics import Interval, best_of_table, bootstrap, gain_over_twins
+from lmmem.analysis.randomisation import cluster_difference, cluster_mean
+from lmmem.analysis.statistics import Interval, best_of_table, units_of
 from lmmem.analysis.trajectories import BITS
 
 __all__ = [
@@ -87,23 +88,24 @@ def over_twins(
     by: Sequence[str] = ("group", "presentations"),
     *,
     twins: str | None = None,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """A quantity of the exposed minus that of the unexposed of their block, arm by arm.
 
     Parameters
     ----------
-    table : one line a sequence and method: columns block, group, presentations, arm, and `value`.
+    table : one line a sequence and method: columns block, group, presentations, arm, `value`, and file, whose lines
+        may be alike. Without it, or where it is missing, each line is a unit of its own.
     value : what is compared; larger is what exposure would bring.
     by : columns that tell one comparison from another; twins are matched by those that are not
         group, presentations or arm.
     twins : the arm that all are compared with; None is that of 0 presentations in each group, or where a group has
         none, that of another. Several unexposed passages of a block are averaged; those from elsewhere are no twins.
-    seed : of the bootstrap over sequences.
 
     Returns
     -------
-    One line an arm of the exposed: the columns of `by`, estimate, low, high, n.
+    One line an arm of the exposed: the columns of `by`, estimate, low, high, n (sequences). Intervals are those of
+    :func:`lmmem.analysis.randomisation.cluster_difference`, which know of files and that all exposed of a block share
+    its twins; nan, where the exposed or the twins of an arm are of one file.
 
     Raises
     ------
@@ -120,19 +122,29 @@ def over_twins(
         alone = set(exposed.group) - set(unexposed.group)
         unexposed = pd.concat([unexposed, *(spare.assign(group=group) for group in sorted(alone))])
     match = ["block", *kept] + ([] if twins else ["group"])
-    control = unexposed.groupby(match, as_index=False)[value].mean()
+    every = pd.concat([exposed, unexposed], ignore_index=True)
+    every["cell"] = every.groupby(match).ngroup()
+    exposed, unexposed = every[: len(exposed)], every[len(exposed) :]
     lines = []
     for key, arm in exposed.groupby(list(by), sort=True):
-        pairs = arm.merge(control, on=match, how="left", suffixes=("", "_twin"))
-        if lone := int(pairs[f"{value}_twin"].isna().sum()):
+        theirs = unexposed[unexposed.cell.isin(arm.cell)]
+        if lone := int((~arm.cell.isin(theirs.cell)).sum()):
             raise ValueError(f"{lone} sequences of {arm.arm.iloc[0]} have no unexposed twin in their block")
-        if len(pairs) < 2:
+        if len(arm) < 2:
             named = ", ".join(f"{column} {of}" for column, of in zip(by, key, strict=True))
-            raise ValueError(
-                f"{named}: {len(pairs)} sequences with twins, and an interval needs 2: take more sequences"
-            )
-        lines.append((*key, *gain_over_twins(pairs[value], pairs[f"{value}_twin"], seed)))
+            raise ValueError(f"{named}: {len(arm)} sequences with twins, and an interval needs 2: take more sequences")
+        lines.append((*key, *_over_twins(arm, theirs, value)))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
+
+
+def _over_twins(arm: pd.DataFrame, theirs: pd.DataFrame, value: str) -> Interval:
+    """Of one arm and the twins of its cells; without ends where a side is of one file."""
+    both = pd.concat([arm, theirs], ignore_index=True)
+    units, exposed = units_of(both, "file"), np.arange(len(both)) < len(arm)
+    if min(len(np.unique(units[side])) for side in (exposed, ~exposed)) < 2:
+        ahead = arm[value] - arm.cell.map(theirs.groupby("cell")[value].mean())
+        return Interval(float(ahead.mean()), np.nan, np.nan, len(arm))
+    return cluster_difference(both[value], exposed, both.cell, units)
 
 
 def with_twins(sequences: pd.DataFrame, group: str) -> pd.DataFrame:
@@ -166,21 +178,20 @@ def by_arm(table: pd.DataFrame, fit: Callable[..., Interval], x: str, y: str, se
     return pd.DataFrame(lines, columns=["presentations", *Interval._fields])
 
 
-def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: str, seed: int = 0) -> pd.DataFrame:
+def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: str) -> pd.DataFrame:
     """The mean of the weights of the last checkpoints beside the mean of what each of them says.
 
     Parameters
     ----------
-    measured : greedy table over steps: columns index, arm, block, step, cross_entropy, kl_ld.
+    measured : greedy table over steps: columns index, arm, block, file, step, cross_entropy, kl_ld.
     means : greedy tables of the same passages under the mean of the weights of the last k steps, by k.
     twins : the arm of the unexposed.
-    seed : of the bootstraps over passages.
 
     Returns
     -------
     One line a (k, arm): k (checkpoints), arm, and by how much the mean of the weights is better than the mean over
-    checkpoints, with a 95 % interval in words: bits of the passage, kl-LD (tokens), and over twins: the same of
-    the bits minus that of the twins of the block, which all passages gain alike being taken off.
+    checkpoints, with a 95 % interval in words, clustered by file: bits of the passage, kl-LD (tokens), and over
+    twins: the same of the bits minus that of the twins of the block, which all passages gain alike being taken off.
     """
     lines = []
     steps = np.sort(measured.step.unique())
@@ -191,13 +202,21 @@ def averaged(measured: pd.DataFrame, means: Mapping[int, pd.DataFrame], twins: s
             bits=BITS * (both.cross_entropy_alone - both.cross_entropy),
             tokens=both.kl_ld_alone - both.kl_ld,
         )
-        over = over_twins(both, "bits", ["arm"], twins=twins, seed=seed).set_index("arm")
+        over = over_twins(both, "bits", ["arm"], twins=twins).set_index("arm")
         for arm, passages in both.groupby("arm", sort=True):
-            found = {name: bootstrap(np.mean, passages[name], seed=seed).brief(1) for name in ("bits", "tokens")}
+            found = {name: _mean(passages, name).brief(1) for name in ("bits", "tokens")}
             beyond = Interval(*over.loc[arm]).brief(1) if arm in over.index else ""
             said = {"bits": found["bits"], "kl-LD": found["tokens"], "over twins": beyond}
             lines.append({"k": k, "arm": arm, "n": len(passages), **said})
     return pd.DataFrame(lines)
+
+
+def _mean(passages: pd.DataFrame, value: str) -> Interval:
+    """Clustered by file; without ends where all are of one."""
+    units = units_of(passages, "file")
+    if len(np.unique(units)) < 2:
+        return Interval(float(passages[value].mean()), np.nan, np.nan, len(passages))
+    return cluster_mean(passages[value], units)
 
 
 def after_last(

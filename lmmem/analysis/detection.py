@@ -159,13 +159,14 @@ def area_difference(
     negative: tuple[ArrayLike, ArrayLike],
     clusters_positive: ArrayLike | None = None,
     clusters_negative: ArrayLike | None = None,
+    level: float = LEVEL,
 ) -> Interval:
     """By how much the area of one score is larger than that of another, of the same positives and negatives.
 
     Parameters
     ----------
     positive, negative : the one score and the other, of the same lines each.
-    clusters_positive, clusters_negative : as for :func:`area`.
+    clusters_positive, clusters_negative, level : as for :func:`area`.
 
     Returns
     -------
@@ -192,7 +193,7 @@ def area_difference(
         raise ValueError("two scores of the same lines are needed; got different numbers of them")
     errors = tuple(one - other for one, other in zip(first.errors, second.errors, strict=True))
     both = _Placed(first.area - second.area, errors, first.clusters)  # type: ignore[arg-type]
-    half = float(stats.t.ppf((1 + LEVEL) / 2, min(both.clusters) - 1)) * both.variance**0.5
+    half = float(stats.t.ppf((1 + level) / 2, min(both.clusters) - 1)) * both.variance**0.5
     return Interval(both.area, both.area - half, both.area + half, len(np.asarray(positive[0])))
 
 

@@ -447,14 +447,16 @@ def over_draws(*noisy: pd.DataFrame, sizes: Sequence[int] = (1, 2, 4, 8, 16)) ->
     return pd.DataFrame(lines, columns=["kind", "what", "sigma", "N", *Interval._fields])
 
 
-def by_noise(greedy: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def by_noise(
+    greedy: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame], seed: int = 0, clusters: str | None = None
+) -> pd.DataFrame:
     """What passages gain by noise over each of their nulls, in the fresh half and by the best draw: the plan's rule 10.
 
     Parameters
     ----------
     greedy, noisy : tables of the same sequences, as ``Study.greedy`` and ``Study.perturbed`` give them; of greedy's
         steps that of the noise counts.
-    seed : as for :func:`lmmem.analysis.noise.over_draws`.
+    seed, clusters : as for :func:`lmmem.analysis.noise.over_draws`.
 
     Returns
     -------
@@ -474,7 +476,7 @@ def by_noise(greedy: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame], seed
         kind = str(still.arm[still.presentations > 0].iloc[0])
         for null, twins in _nulls(kind, still).items():
             pair = still[still.arm.isin([kind, twins])]
-            gains = noise.response(pair, tried[tried["index"].isin(pair["index"])], seed=seed)
+            gains = noise.response(pair, tried[tried["index"].isin(pair["index"])], seed=seed, clusters=clusters)
             for _, at in gains.groupby("sigma"):
                 found.append(at[at.arm == kind].assign(kind=kind, null=null, verdict=_by_rule_10(at, kind)))
     return pd.concat(found, ignore_index=True).drop(columns="arm")

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from lmmem.analysis.randomisation import LEAST
-from lmmem.analysis.statistics import LEVEL, Interval, bootstrap, check_columns
+from lmmem.analysis.randomisation import LEAST, Clustered, clustered
+from lmmem.analysis.statistics import Interval, bootstrap, check_columns
 
 __all__ = [
     "SCORES",
@@ -123,6 +123,7 @@ def over_draws(
     scores: Sequence[str] = ("fresh half", "best of N"),
     *,
     pooled: bool = False,
+    clusters: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Gains of the exposed over those of their unexposed twins, with blocks and draws both drawn anew.
@@ -133,6 +134,8 @@ def over_draws(
         several steps are compared within each.
     scores : of SCORES.
     pooled : compare with all the unexposed that there are, and not with those of the same block.
+    clusters : column of `before` whose values are drawn anew in the place of blocks, for instance file, as of
+        :func:`lmmem.analysis.randomisation.cluster_difference`; not with `pooled`.
     seed : of the bootstrap.
 
     Returns
@@ -142,15 +145,18 @@ def over_draws(
 
     Raises
     ------
-    ValueError : as for :func:`scored`; no unexposed passage, or none in the block of an exposed one.
+    ValueError : as for :func:`scored`; no unexposed passage, or none in the block of an exposed one; passages of
+        fewer than two blocks, or clusters; clusters of what is pooled.
 
     The interval is the estimate and t times its standard error. Its square sums the variance over blocks, clustered,
     and what a bootstrap over draws moves all passages by together; what it moves each of them by alone is in the
     variance over blocks already, and is taken off. (Draws and blocks are crossed: Owen 2007, "The pigeonhole
     bootstrap", arXiv 0712.1111, shows what is counted twice otherwise.)
     """
+    if pooled and clusters:
+        raise ValueError(f"errors by {clusters} are those of twins of the same block: give pooled or clusters")
     data = _tried(before, tried)
-    arms, gains = _arms(data.passages, pooled, seed), {score: _gains(data, score, seed) for score in scores}
+    arms, gains = _arms(data.passages, pooled, seed, clusters), {score: _gains(data, score, seed) for score in scores}
     lines = [(arm.name, score, *arm.interval(found)) for score, found in gains.items() for arm in arms]
     return pd.DataFrame(lines, columns=["arm", "score", *Interval._fields])
 
@@ -161,19 +167,24 @@ def response(
     by: str = "sigma",
     scores: Sequence[str] = ("fresh half", "best of N"),
     seed: int = 0,
+    clusters: str | None = None,
 ) -> pd.DataFrame:
     """As :func:`over_draws`, for each kind of noise apart.
 
     Parameters
     ----------
     by : column of `tried` whose values are told apart: "sigma" or "only".
+    clusters : as for :func:`over_draws`.
 
     Returns
     -------
     Its lines with a column `by`.
     """
     check_columns(tried, [by])
-    found = [over_draws(before, part, scores, seed=seed).assign(**{by: key}) for key, part in tried.groupby(by)]
+    found = [
+        over_draws(before, part, scores, clusters=clusters, seed=seed).assign(**{by: key})
+        for key, part in tried.groupby(by)
+    ]
     return pd.concat(found, ignore_index=True)
 
 
@@ -360,10 +371,20 @@ class _Arm(NamedTuple):
     exposed: np.ndarray  # (n,) whose side a passage is on
     blocks: np.ndarray  # (n,)
     pooled: bool
+    clusters: np.ndarray | None = None  # (n,) what is drawn anew; None is blocks
 
     def interval(self, gains: np.ndarray) -> Interval:
         """Of scores as :func:`_gains` gives them."""
-        scores, redrawn = gains[0], gains[1:]
+        redrawn, over = gains[1:], self._over_passages(gains[0])
+        apart = self.weights**2 @ redrawn.var(axis=0, ddof=1)
+        together = max(0.0, float((redrawn @ self.weights).var(ddof=1) - apart))
+        return over._replace(error=np.sqrt(over.error**2 + together)).interval()
+
+    def _over_passages(self, scores: np.ndarray) -> Clustered:
+        """The difference, and its standard error but for what draws move all passages by."""
+        if self.clusters is not None:
+            used = self.weights != 0
+            return clustered(scores[used], self.exposed[used], self.blocks[used], self.clusters[used])
         estimate = float(self.weights @ scores)
         centre = np.where(self.exposed, estimate, 0.0)
         if self.pooled:
@@ -372,11 +393,8 @@ class _Arm(NamedTuple):
         clusters = len(np.unique(self.blocks[self.weights != 0]))
         if clusters < 2:
             raise ValueError(f"{self.name}: passages of {clusters} block, and an interval needs 2")
-        over_blocks = clusters / (clusters - 1) * float(off @ off)
-        apart = self.weights**2 @ redrawn.var(axis=0, ddof=1)
-        together = max(0.0, float((redrawn @ self.weights).var(ddof=1) - apart))
-        half = stats.t.ppf((1 + LEVEL) / 2, clusters - 1) * np.sqrt(over_blocks + together)
-        return Interval(estimate, estimate - half, estimate + half, int(self.exposed.sum()))
+        error = float(np.sqrt(clusters / (clusters - 1) * (off @ off)))
+        return Clustered(estimate, error, clusters - 1, int(self.exposed.sum()))
 
 
 def _gains(data: _Tried, score: str, seed: int) -> np.ndarray:
@@ -412,9 +430,9 @@ def _unexposed(passages: pd.DataFrame) -> pd.Series:
     return (passages.presentations == 0) & (passages.group != "elsewhere")
 
 
-def _arms(passages: pd.DataFrame, pooled: bool, seed: int) -> list[_Arm]:
+def _arms(passages: pd.DataFrame, pooled: bool, seed: int, clusters: str | None = None) -> list[_Arm]:
     """Each arm of the exposed against its twins, and one half of the twins against the other."""
-    check_columns(passages, ["arm", "group", "presentations", "block"])
+    check_columns(passages, ["arm", "group", "presentations", "block", *([clusters] if clusters else [])])
     never = _unexposed(passages).to_numpy()
     if not never.any():
         raise ValueError("nothing to compare with: no sequence is unexposed")
@@ -433,7 +451,8 @@ def _arms(passages: pd.DataFrame, pooled: bool, seed: int) -> list[_Arm]:
         mine[np.flatnonzero(never)[(size > 1) & (turn % 2 == half)]] = True
     if len(np.unique(blocks[halves[1]])) > 1:
         found.append(_against(NULL, halves[0], halves[1], blocks, pooled=False))
-    return found
+    labels = None if clusters is None else passages[clusters].to_numpy()
+    return [arm._replace(clusters=labels) for arm in found]
 
 
 def _against(name: str, exposed: np.ndarray, twins: np.ndarray, blocks: np.ndarray, pooled: bool) -> _Arm:

@@ -307,14 +307,13 @@ def _null(found: pd.DataFrame) -> str:
     return said + ", as they should"
 
 
-def fading(history: pd.DataFrame, met: tuple[int, int], seed: int = 0) -> Numbers:
+def fading(history: pd.DataFrame, met: tuple[int, int]) -> Numbers:
     """What is left at the end of sequences that are not presented any more.
 
     Parameters
     ----------
     history : greedy table over steps, of one group with its unexposed, or where it has none, those of another.
     met : first and last step at which they are presented.
-    seed : of the bootstraps over blocks.
 
     Returns
     -------
@@ -330,7 +329,7 @@ def fading(history: pd.DataFrame, met: tuple[int, int], seed: int = 0) -> Number
     mean = history.groupby(["step", "presentations"]).kl_ld.mean()
     last = history[history.step == end]
     ahead, ahead_loss = (
-        interval(over_twins(last.assign(ahead=-last[of]), "ahead", seed=seed), presentations=most)
+        interval(over_twins(last.assign(ahead=-last[of]), "ahead"), presentations=most)
         for of in ("kl_ld", "cross_entropy")
     )
     return {

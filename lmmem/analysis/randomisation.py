@@ -17,10 +17,12 @@ from statsmodels.stats.power import TTestIndPower
 from lmmem.analysis.statistics import LEVEL, Interval, check_columns
 
 __all__ = [
+    "Clustered",
     "Equivalence",
     "Permuted",
     "cluster_difference",
     "cluster_mean",
+    "clustered",
     "compare_arms",
     "equivalence",
     "permutation_test",
@@ -58,6 +60,20 @@ class Equivalence(NamedTuple):
     n: int
 
 
+class Clustered(NamedTuple):
+    """An estimate, its standard error over clusters, the degrees of freedom of that, and the lines behind it."""
+
+    estimate: float
+    error: float
+    degrees: int
+    n: int
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """Student's t times the standard error to either side."""
+        half = float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.error
+        return Interval(self.estimate, self.estimate - half, self.estimate + half, self.n)
+
+
 def cluster_mean(values: ArrayLike, clusters: ArrayLike, level: float = LEVEL) -> Interval:
     """Mean over lines of which those of one cluster may be alike.
 
@@ -89,7 +105,7 @@ def cluster_mean(values: ArrayLike, clusters: ArrayLike, level: float = LEVEL) -
     values, groups = _clustered("a mean", clusters, values=values)
     n, mean = len(values), float(values.mean())
     influence = np.bincount(groups, values - mean) / n
-    return _interval(mean, influence, np.bincount(groups) / n, n, level)
+    return Clustered(mean, _error(influence, np.bincount(groups) / n), groups.max(), n).interval(level)
 
 
 def cluster_difference(
@@ -122,6 +138,17 @@ def cluster_difference(
     >>> cluster_difference([5, 1, 3, 7, 2], [1, 0, 0, 1, 0], [1, 1, 1, 2, 2], list("abcde")).estimate
     4.0
     """
+    return clustered(values, exposed, blocks, clusters).interval(level)
+
+
+def clustered(values: ArrayLike, exposed: ArrayLike, blocks: ArrayLike, clusters: ArrayLike) -> Clustered:
+    """The estimate of :func:`cluster_difference` and its standard error, for those who have more to add to the error.
+
+    Parameters, errors : as of :func:`cluster_difference`.
+
+    >>> clustered([5, 1, 3, 7, 2], [1, 0, 0, 1, 0], [1, 1, 1, 2, 2], list("abcde")).degrees
+    1
+    """
     values, groups = _clustered("a difference", clusters, values=values)
     side, block, _ = _sides(exposed, blocks, len(values))
     kept = block >= 0
@@ -140,7 +167,7 @@ def cluster_difference(
         of_exposed = (deviation - estimate) * np.where(twins > 1, np.sqrt(twins / (twins + 1)), 1.0)
         of_twins = np.where(twins > 1, -deviation * own / twins * np.sqrt(twins / (twins - 1)), 0.0)
     influence = np.bincount(groups, np.where(side, of_exposed, of_twins) / n)
-    return _interval(estimate, influence, np.bincount(groups, side) / n, n, level, min(of_side) - 1)
+    return Clustered(estimate, _error(influence, np.bincount(groups, side) / n), min(of_side) - 1, n)
 
 
 def permutation_test(
@@ -446,14 +473,10 @@ def _against(arm: pd.DataFrame, twins: pd.DataFrame, value: str, permutations: i
     return *cluster_difference(both[value], exposed, both.block, both.file), tested.left_out, tested.p
 
 
-def _interval(
-    estimate: float, influence: np.ndarray, weight: np.ndarray, n: int, level: float, degrees: int | None = None
-) -> Interval:
+def _error(influence: np.ndarray, weight: np.ndarray) -> float:
     """From what each cluster adds to the error and its share of the weight: without a cluster, 1 - weight are left."""
     clusters = len(influence)
-    variance = (clusters - 1) / clusters * float(((influence / (1 - weight)) ** 2).sum())
-    half = float(stats.t.ppf((1 + level) / 2, clusters - 1 if degrees is None else degrees)) * variance**0.5
-    return Interval(estimate, estimate - half, estimate + half, n)
+    return float(((clusters - 1) / clusters * ((influence / (1 - weight)) ** 2).sum()) ** 0.5)
 
 
 def _finite(what: str, name: str, column: ArrayLike) -> np.ndarray:

@@ -112,8 +112,16 @@ def over_draws(models: Models, sizes: Sequence[int] = (1, 2, 4, 8)) -> pd.DataFr
 
 
 def by_noise(models: Models, seed: int = 0) -> pd.DataFrame:
-    """What passages gain by noise beyond their twins; as :func:`lmmem.analysis.hidden.by_noise`, and model."""
-    found = [hidden.by_noise([of.passages], [of.noise], seed=seed).assign(model=name) for name, of in models.items()]
+    """What passages gain by noise beyond their twins, clustered by text.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.hidden.by_noise`, and model.
+    """
+    found = [
+        hidden.by_noise([of.passages], [of.noise], seed=seed, clusters="file").assign(model=name)
+        for name, of in models.items()
+    ]
     return pd.concat(found, ignore_index=True)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from lmmem.analysis import detection
 from lmmem.analysis.contrasts import over_twins, told_from
 from lmmem.analysis.randomisation import LEAST, proportion
-from lmmem.analysis.statistics import Interval, check_columns, interval, told
+from lmmem.analysis.statistics import LEVEL, Interval, check_columns, interval, told
 
 __all__ = [
     "LABELS",
@@ -106,10 +106,11 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame, names: Sequence[str], twins
     lines = areas.set_index(["score", "arm"])
     large = [arm for arm in order.index if (found.arm == arm).sum() >= LEAST]
     by_loss = [bool(lines.verdict[("loss", arm)] == "tells") for arm in large]
+    tells = set(fair.arm[fair.verdict == "tells"])
     silent = [
         f"{m} ({interval(fair, arm=arm).brief()})"
         for (arm, m), share in zip(order.items(), recited, strict=True)
-        if share == 0 and interval(fair, arm=arm).low > 0.5
+        if share == 0 and arm in tells
     ]
     return {
         "fewest": int(order.iloc[0]),
@@ -127,12 +128,12 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame, names: Sequence[str], twins
     }
 
 
-def against_recall(found: pd.DataFrame, names: Sequence[str], twins: str, seed: int = 0) -> dict[str, pd.DataFrame]:
+def against_recall(found: pd.DataFrame, names: Sequence[str], twins: str) -> dict[str, pd.DataFrame]:
     """Recognition against recall over presentations: three tables, by what their axis is called.
 
     Parameters
     ----------
-    found, names, twins : as for :func:`answer`. seed : of the bootstrap of tokens ahead.
+    found, names, twins : as for :func:`answer`.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def against_recall(found: pd.DataFrame, names: Sequence[str], twins: str, seed: 
     for arm, m in order.items():
         recited = found.memorised[found.arm == arm]
         shares.append((m, *proportion(int(recited.sum()), len(recited))))
-    ahead = over_twins(found.assign(ahead=-found.kl_ld), "ahead", ["presentations"], twins=twins, seed=seed)
+    ahead = over_twins(found.assign(ahead=-found.kl_ld), "ahead", ["presentations"], twins=twins)
     return {
         "area under the ROC curve": areas.assign(score=named, presentations=areas.arm.map(order)),
         "share recited word for word": pd.DataFrame(shares, columns=["presentations", *Interval._fields]),
@@ -295,8 +296,9 @@ def beside_noise(
     Returns
     -------
     Their lines, with likelihood (the best score, chosen by all sequences as :func:`answer` says; if the halves chose
-    apart, the share of its half that lies below), chosen (its name), noise (minus the best kl-LD), and both: the
-    probability of having been met, by a fit to the two of other files.
+    apart, the share of its half that lies below), chosen (its name), noise (minus the best kl-LD), both: the
+    probability of having been met, by a fit to the two of other files, and alone: the same of the likelihood alone, by
+    a fit to the same files.
 
     Raises
     ------
@@ -307,12 +309,18 @@ def beside_noise(
         scored["best"] = scored.groupby("half").best.rank(pct=True)
     here = scored.merge(best[["index", "kl_ld"]].rename(columns={"kl_ld": "noise"}), on="index")
     here = here.assign(noise=-here.noise).rename(columns={"best": "likelihood"})
-    both = detection.predict(here[["likelihood", "noise"]], here.arm != twins, here.file, seed=seed)
-    return here.assign(both=both)
+    both, alone = (
+        detection.predict(here[scores], here.arm != twins, here.file, seed=seed)
+        for scores in (["likelihood", "noise"], ["likelihood"])
+    )
+    return here.assign(both=both, alone=alone)
 
 
 def noise_adds(beside: pd.DataFrame, twins: str) -> pd.DataFrame:
     """What noise adds to the best score by likelihood, arm by arm.
+
+    Both together are a fit to other files, which costs area where noise knows nothing: a fit to the likelihood alone,
+    of the same files, pays the same, and the likelihood as it is does not.
 
     Parameters
     ----------
@@ -321,15 +329,17 @@ def noise_adds(beside: pd.DataFrame, twins: str) -> pd.DataFrame:
     Returns
     -------
     One line a (presentations, score): presentations, score ("likelihood", "recall", "noise", "both": areas; "adds":
-    that of both minus that of the likelihood), estimate, low, high, n.
+    that of both minus that of the likelihood, fitted alike), estimate, low, high, n. The intervals of "adds" hold all
+    arms together (Bonferroni), so that the arm where noise adds most may be picked.
     """
     order = _arms(beside, twins)
+    joint = 1 - (1 - LEVEL) / len(order)
     areas = detection.compare(beside, ["likelihood", "recall", "noise", "both"], twins)
     negative, lines = beside[beside.arm == twins], []
     for arm in order.index:
         ours = beside[beside.arm == arm]
-        positive, against = ((side.both, side.likelihood) for side in (ours, negative))
-        lines.append(("adds", arm, *detection.area_difference(positive, against, ours.file, negative.file)))
+        positive, against = ((side.both, side.alone) for side in (ours, negative))
+        lines.append(("adds", arm, *detection.area_difference(positive, against, ours.file, negative.file, joint)))
     adds = pd.DataFrame(lines, columns=["score", "arm", *Interval._fields])
     both = pd.concat([areas, adds], ignore_index=True)
     return both.assign(presentations=both.arm.map(order))[["presentations", "score", *Interval._fields]]
@@ -345,7 +355,7 @@ def told_noise(adds: pd.DataFrame) -> dict[str, object]:
     Returns
     -------
     fewest : presentations. likelihood, recall, noise, both : areas there, and added. top, top_added : presentations
-    of the arm where both together are furthest above the likelihood, and by how much.
+    of the arm where noise adds most, and how much.
     """
     fewest = int(adds.presentations.min())
     here = {

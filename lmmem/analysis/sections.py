@@ -59,6 +59,7 @@ __all__ = [
 
 Numbers = dict[str, object]
 Shared = dict[str, Any]  # arguments of event_study and fading, by name
+NO_VERDICT = f"in no arm of {randomisation.LEAST} sequences or more, as there is none"
 
 
 def repetition(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Numbers:
@@ -72,19 +73,20 @@ def repetition(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Num
 
     Returns
     -------
-    trace, recalled : from how many presentations on the loss is lower, and half are recited; half : the same of
-    recall by a logistic curve, with its interval.
+    trace, recalled : from how many presentations on the loss is lower (of arms of 16 sequences or more), and half are
+    recited; half : the same of recall by a logistic curve, with its interval.
     once : by how much the loss is lower, nats per token, after the fewest presentations, `fewest`.
     slope, odds, loss, natural_slope, natural_odds : per doubling. n, n_natural, n_texts.
     """
     exposed = doses[doses.presentations > 0]
     x = exposed.presentations
-    ahead = over_twins(doses.assign(ahead=-doses.cross_entropy), "ahead", ["presentations"], seed=seed)
+    ahead = over_twins(doses.assign(ahead=-doses.cross_entropy), "ahead", ["presentations"])
+    large = ahead[ahead.n >= randomisation.LEAST]
     recall = mean_by(doses, "presentations", "memorised", seed)
     share = exposed.memorised.mean()
     half = f"from {half_point(x, exposed.memorised, seed):.1f} presentations on" if 0 < share < 1 else "in no arm"
     return {
-        "trace": told_from(ahead.presentations, ahead.low > 0),
+        "trace": told_from(large.presentations, large.low > 0) if len(large) else NO_VERDICT,
         "recalled": told_from(recall.presentations, recall.estimate >= 0.5),
         "fewest": int(ahead.presentations.min()),
         "once": interval(ahead, presentations=ahead.presentations.min()),
@@ -163,13 +165,13 @@ def complexity(doses: pd.DataFrame, natural: pd.DataFrame, seed: int = 0) -> Num
     -------
     z, doubling, interaction : of kl-LD, as :func:`lmmem.analysis.statistics.fit_interaction` says; side,
     interaction_side : where these lie. z_loss, interaction_loss : of the loss. guess, guess_loss : slopes in z
-    among the unexposed; excess, excess_loss : those of the exposed beyond them. natural_z : in natural text. n, low,
-    high : sequences, and their z-complexity.
+    among the unexposed; excess, excess_loss : those of the exposed beyond them. natural_z : in natural text, the
+    interval over texts. n, low, high : sequences, and their z-complexity.
     """
     exposed, never = doses[doses.presentations > 0], doses[doses.presentations == 0]
     x, z = exposed.presentations, exposed.z_complexity
     fit, fit_loss = (fit_interaction(x, z, exposed[of], seed) for of in ("kl_ld", "cross_entropy"))
-    natural_fit = fit_interaction(natural.repeats, natural.z_complexity, natural.kl_ld, seed)
+    natural_fit = fit_interaction(natural.repeats, natural.z_complexity, natural.kl_ld, seed, natural.text)
     return {
         **fit,
         "side": told_side(
@@ -455,7 +457,8 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms` without p, of bits and of tokens, told apart by a column in.
+    As :func:`lmmem.analysis.randomisation.compare_arms` without p, of bits and of tokens, told apart by a column in;
+    and between organisms: the standard deviation of the organisms' own estimates, and their number in brackets.
 
     Raises
     ------
@@ -464,9 +467,15 @@ def all_organisms(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         raise ValueError("no organism was measured: make replicates")
     last = _larger_is_more(runs[runs.step == runs.step.max()])
-    found = {name: randomisation.compare_arms(last, name).drop(columns="left_out") for name in ("bits", "tokens")}
-    ahead = as_told(stacked(found, "in").drop(columns="p"), "ahead")
-    return ahead[["in", *ahead.columns.drop("in")]]
+    found = {}
+    for name in ("bits", "tokens"):
+        arms = randomisation.compare_arms(last, name).drop(columns=["left_out", "p"])
+        own = between_organisms.spread(last, "arm", randomisation.compare_arms, value=name, permutations=1)
+        told_own = (f"{sd:.1f} ({n})" if n > 1 else "" for sd, n in own.loc[arms.arm].itertuples(index=False))
+        arms.insert(1, "between organisms", list(told_own))
+        found[name] = as_told(arms, "ahead")
+    ahead = stacked(found, "in")
+    return ahead[["in", "arm", "ahead", *ahead.columns.drop(["in", "arm", "ahead"])]]
 
 
 def organisms(runs: pd.DataFrame) -> Numbers:
@@ -557,7 +566,11 @@ def _minus(told: str) -> str:
 
 
 def front(measured: pd.DataFrame, shared: Shared) -> Numbers:
-    """What the book opens with: bits, kl, lasts and kl_lasts of :func:`once`; half-life, and which lasts longer."""
+    """What the book opens with: bits, kl, lasts and kl_lasts of :func:`once`, and half, the half-life of the bits.
+
+    How long an interval stays above 0 depends on how many passages are followed, and on how much one scatters: bits
+    that last longer than tokens do so by these numbers, and do not for that fade more slowly.
+    """
     bits, held = _held(measured, "both", shared)
     kl, held_kl = _held(measured, "kl_ahead", shared)
     return {
@@ -566,9 +579,6 @@ def front(measured: pd.DataFrame, shared: Shared) -> Numbers:
         "lasts": _told_held(bits, held),
         "kl_lasts": _told_held(kl, held_kl),
         "half": fading.half_life(measured, **shared).told[0],
-        "longer": "recognised for longer than it is recalled"
-        if held > held_kl
-        else "recalled as long as it is recognised",
     }
 
 

@@ -25,11 +25,11 @@ __all__ = [
     "fit_linear",
     "fit_log_linear",
     "fit_logistic",
-    "gain_over_twins",
     "half_point",
     "interval",
     "mean_by",
     "told",
+    "units_of",
 ]
 
 LEVEL = 0.95
@@ -180,12 +180,28 @@ def mean_by(
     for key, group in table.groupby(by, sort=True):
         values, units = group[value].to_numpy(dtype=float), None
         if clusters is not None:
-            own = np.arange(len(group)).astype(str)
-            units = np.where(group[clusters].isna(), own, "text " + group[clusters].astype(str))
+            units = units_of(group, clusters)
         many = len(values if units is None else np.unique(units)) > 1
         mean = bootstrap(np.mean, values, seed=seed, clusters=units) if many else Interval(values.mean(), *LONE)
         lines.append((*key, *mean))
     return pd.DataFrame(lines, columns=[*by, *Interval._fields])
+
+
+def units_of(table: pd.DataFrame, clusters: str) -> np.ndarray:
+    """Labels (n,) of the lines of a table: those with one value of a column are one unit, the others each their own.
+
+    Parameters
+    ----------
+    clusters : column, for instance file or text; where it is missing, or there is none, a line is a unit of its own.
+
+    >>> units_of(pd.DataFrame({"text": ["a", "a", None]}), "text").tolist()
+    ['text a', 'text a', '2']
+    """
+    own = np.arange(len(table)).astype(str)
+    if clusters not in table:
+        return own
+    column = table[clusters]
+    return np.where(column.isna(), own, clusters + " " + column.astype(str))
 
 
 def fit_linear(x: ArrayLike, y: ArrayLike, seed: int = 0, clusters: ArrayLike | None = None) -> Interval:
@@ -234,8 +250,15 @@ def fit_logistic(x: ArrayLike, success: ArrayLike, seed: int = 0, clusters: Arra
     return bootstrap(_log_odds_slope, _doublings(x), np.asarray(success, dtype=float), seed=seed, clusters=clusters)
 
 
-def fit_interaction(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> dict[str, Interval]:
+def fit_interaction(
+    x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0, clusters: ArrayLike | None = None
+) -> dict[str, Interval]:
     """Least squares of y on log2 x, z and their product, both centred.
+
+    Parameters
+    ----------
+    x : (n,) positive numbers; at least two different ones. z, y : (n,) numbers.
+    seed, clusters : of the bootstrap.
 
     Returns
     -------
@@ -254,7 +277,9 @@ def fit_interaction(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> 
         return statistic
 
     y = np.asarray(y, dtype=float)
-    return {name: bootstrap(coefficient(i), d, c, y, seed=seed) for i, name in enumerate(names, start=1)}
+    return {
+        name: bootstrap(coefficient(i), d, c, y, seed=seed, clusters=clusters) for i, name in enumerate(names, start=1)
+    }
 
 
 def fit_excess(x: ArrayLike, z: ArrayLike, y: ArrayLike, seed: int = 0) -> Interval:
@@ -360,21 +385,6 @@ def best_of_table(table: pd.DataFrame, tries: str, sizes: Sequence[int]) -> pd.D
     wide = table.pivot(index=tries, columns="index", values="kl_ld")  # (M, n)
     best = pd.DataFrame(best_of(wide.to_numpy(), sizes), index=pd.Index(sizes, name="N"), columns=wide.columns)
     return best.reset_index().melt(id_vars="N", var_name="index", value_name="kl_ld")
-
-
-def gain_over_twins(gain: ArrayLike, twin_gain: ArrayLike, seed: int = 0) -> Interval:
-    """How much more the exposed gain than their unexposed twins, pair by pair.
-
-    Parameters
-    ----------
-    gain, twin_gain : (n,) the same quantity, line i of both from one block.
-
-    Returns
-    -------
-    Mean difference with its interval over blocks; positive where exposure is what helps.
-    """
-    difference = np.asarray(gain, dtype=float) - np.asarray(twin_gain, dtype=float)
-    return bootstrap(np.mean, difference, seed=seed)
 
 
 def _doublings(x: ArrayLike) -> np.ndarray:

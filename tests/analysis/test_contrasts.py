@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from lmmem.analysis import contrasts
-from lmmem.analysis.statistics import Interval, gain_over_twins
+from lmmem.analysis import contrasts, randomisation
+from lmmem.analysis.statistics import Interval
 
 BLOCKS = 40
 
@@ -35,11 +36,51 @@ def test_effect_over_twins_of_the_same_block_is_found_and_none_is_not():
     assert set(found.n) == {BLOCKS}
 
 
-def test_interval_over_twins_is_that_of_the_pairs():
+def test_interval_over_twins_of_their_own_is_that_of_the_pairs():
     table = measured({"spread 0": 0.0, "spread 16": 5.0}).sort_values("index")
-    arms = [table[table.presentations == m].set_index("block").gain for m in (16, 0)]
-    (line,) = contrasts.over_twins(table, seed=4).itertuples(index=False)
-    assert tuple(line)[2:] == pytest.approx(tuple(gain_over_twins(*arms, seed=4)))
+    pairs = table[table.presentations == 16].set_index("block").gain - table[table.presentations == 0].set_index(
+        "block"
+    ).gain.reindex(range(BLOCKS))
+    (line,) = contrasts.over_twins(table).itertuples(index=False)
+    assert line.estimate == pytest.approx(pairs.mean())
+    assert line.high - line.estimate == pytest.approx(stats.t.ppf(0.975, BLOCKS - 1) * pairs.sem(), rel=0.02)
+
+
+def test_interval_over_twins_knows_of_files_as_that_of_an_arm_does():
+    table = shared_twins(1).assign(index=range(256))
+    (line,) = contrasts.over_twins(table, by=["arm"]).itertuples(index=False)
+    arms = randomisation.compare_arms(table, "gain", permutations=9)
+    assert tuple(line)[1:] == pytest.approx(tuple(arms[list(Interval._fields)].iloc[0]))
+    without = contrasts.over_twins(table.drop(columns="file"), by=["arm"])
+    assert without.estimate[0] == pytest.approx(line.estimate) and without.low[0] != line.low
+
+
+def shared_twins(sets: int) -> pd.DataFrame:
+    """Experiments of 32 blocks that hold four exposed and four twins, of 100 files which have effects of their own."""
+    rng = np.random.default_rng(0)
+    lines = itertools.product(range(sets), range(32), range(4), (1, 0))
+    table = pd.DataFrame(lines, columns=["set", "block", "turn", "presentations"])
+    table["file"] = rng.integers(0, 100, len(table))
+    of_file = 0.7 * rng.normal(size=(sets, 100))[table.set, table.file]
+    table["gain"] = of_file + 3 * np.sin(table.block) + rng.normal(size=len(table))
+    return table.assign(group="spread", arm="spread " + table.presentations.astype(str))
+
+
+@pytest.mark.slow
+def test_interval_over_shared_twins_covers_what_is_there():
+    """A bootstrap over the exposed alone, which does not know that they share their twins, covers 86 %."""
+    found = contrasts.over_twins(shared_twins(500), by=["set", "arm"])
+    assert 0.93 <= ((found.low <= 0) & (found.high >= 0)).mean() <= 0.97
+    assert abs(found.estimate.mean()) < 4 * found.estimate.sem()
+
+
+def test_passages_of_one_file_have_an_estimate_and_no_interval():
+    table = measured({"spread 0": 0.0, "spread 1": 0.0, "spread 16": 5.0})
+    of_one = table.assign(file=np.where(table.presentations == 16, -1, table["index"]))
+    alone, others = contrasts.over_twins(of_one), contrasts.over_twins(table)
+    assert alone.low.isna().tolist() == alone.high.isna().tolist() == [False, True]
+    np.testing.assert_allclose(alone.estimate, others.estimate)
+    assert contrasts.over_twins(of_one[of_one.presentations != 1].assign(file=7)).low.isna().all()
 
 
 def test_one_arm_can_be_the_twins_of_all_and_methods_are_kept_apart():

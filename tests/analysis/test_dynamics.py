@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmmem.analysis import between_organisms, contrasts, end_of_training, event_study, sections, trajectories
+from lmmem.analysis import (
+    between_organisms,
+    contrasts,
+    end_of_training,
+    event_study,
+    randomisation,
+    sections,
+    trajectories,
+)
 from lmmem.analysis.prose import tell_if
 
 SHARED = {"arm": "spread 1", "twins": "spread 0", "every": 60, "earliest": 120}
@@ -148,13 +156,31 @@ def of_organisms(seeds) -> pd.DataFrame:
 
 
 def test_all_organisms_are_one_table_of_bits_and_tokens():
-    found = sections.all_organisms(of_organisms((1, 2)))
+    runs = of_organisms((1, 2))
+    found = sections.all_organisms(runs)
+
+    def apart(name: str) -> list[str]:
+        last = at_end(runs).assign(bits=trajectories.bits, tokens=-at_end(runs).kl_ld)
+        each = [randomisation.compare_arms(one, name, permutations=9) for _, one in last.groupby("organism")]
+        return [f"{abs(a - b) / 2**0.5:.1f} (2)" for a, b in zip(*(one.estimate for one in each), strict=True)]
+
     assert found["in"].unique().tolist() == ["bits", "tokens"]
     assert found.columns[0] == "in"
     assert (found[found.arm == "elsewhere 0"].q == "").all()
     assert found[(found.arm == "spread 16") & (found["in"] == "bits")].verdict.item() == "above 0"
+    assert found["between organisms"].tolist() == [told for name in ("bits", "tokens") for told in apart(name)]
+    alone = runs[(runs.organism == "o1") & (runs.block % 1_000 < 4)]
+    assert sections.all_organisms(alone)["between organisms"].eq("").all()
     with pytest.raises(ValueError, match="make replicates"):
         sections.all_organisms(pd.DataFrame())
+
+
+def test_front_page_says_how_long_both_are_seen_and_not_which_fades_faster():
+    found = sections.front(run(tokens=3.0), SHARED)
+    assert found.keys() == {"bits", "kl", "lasts", "kl_lasts", "half"}
+    assert (found["lasts"], found["kl_lasts"]) == tuple(
+        sections.once(run(tokens=3.0), SHARED)[name] for name in ("lasts", "kl_lasts")
+    )
 
 
 def test_sizes_say_what_was_not_measured():

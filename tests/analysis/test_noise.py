@@ -130,6 +130,34 @@ def test_interval_over_blocks_alone_would_miss_what_draws_share():
     assert hits["both"] > 0.9 * SETS > 0.8 * SETS > hits["blocks"]
 
 
+@pytest.mark.slow
+def test_passages_of_one_text_are_drawn_anew_together_where_that_is_asked():
+    """24 pairs of 8 texts, of which each has something of its own that no draw brings."""
+    rng, sets, hits = np.random.default_rng(3), 100, {"text": 0, None: 0}
+    for seed in range(sets):
+        before, tried = simulated(rng, blocks=24, draws=10)
+        exposed = before.presentations > 0
+        text = np.where(exposed, before.block % 8, 100 + before.block)
+        before["kl_second"] += np.where(exposed, 4 * rng.normal(size=8)[before.block % 8], 0)
+        for clusters in hits:
+            found = noise.over_draws(before.assign(text=text), tried, ["fresh half"], clusters=clusters, seed=seed)
+            hits[clusters] += found.low[0] <= 0 <= found.high[0]
+    assert stats.binom.cdf(hits["text"], sets, 0.95) > 0.005
+    assert hits[None] < 0.85 * sets  # pairs, as if they were independent
+
+
+def test_clusters_that_are_blocks_give_the_interval_of_blocks_but_for_a_factor():
+    before, tried = simulated(np.random.default_rng(4), memory=3.0, blocks=40)
+    own = before.assign(file=before.block)
+    plain, by_file = (line(noise.over_draws(own, tried, ["fresh half"], clusters=c)) for c in (None, "file"))
+    assert plain.estimate == pytest.approx(by_file.estimate)
+    assert by_file.high - by_file.low == pytest.approx(plain.high - plain.low, rel=0.03)
+    with pytest.raises(ValueError, match="errors by file are those of twins of the same block"):
+        noise.over_draws(own, tried, pooled=True, clusters="file")
+    with pytest.raises(ValueError, match="no column text"):
+        noise.over_draws(own, tried, clusters="text")
+
+
 def test_twins_are_those_of_the_block_at_the_same_step():
     before, tried = simulated(np.random.default_rng(5), memory=2.0, blocks=5, twins=2, steps=(1, 2))
     gain = noise.scored(before, tried, "average draw")

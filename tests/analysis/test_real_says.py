@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmmem.analysis import real
+from lmmem.analysis import noise, real
 from lmmem.analysis.recognition import SCORES
 from lmmem.analysis.scan import WORDS
 
@@ -78,6 +78,18 @@ def test_what_was_planted_in_one_model_is_found_in_that_one():
     fresh = lines[lines.score == "fresh half"]
     assert fresh.low.lt(3.0).all() and fresh.high.gt(3.0).all()
     assert real.told_noise(lines).verdict.tolist() == ["finds", "finds"]
+
+
+def test_noise_is_clustered_by_text():
+    model = simulated(seed=1)
+    of_text = 5 * np.random.default_rng(0).normal(size=TEXTS)[np.arange(2 * PAIRS) % TEXTS]
+    model.passages["kl_second"] += np.where(model.passages.presentations > 0, of_text, 0).round()
+    lines, (still, tried) = real.by_noise({"one": model}), (model.passages, model.noise)
+    fresh = lines[(lines.score == "fresh half") & (lines.sigma == 0.001)].iloc[0]
+    by_text = noise.over_draws(still, tried[tried.sigma == 0.001], ["fresh half"], clusters="file")
+    by_pair = noise.over_draws(still, tried[tried.sigma == 0.001], ["fresh half"])
+    assert (fresh.low, fresh.high) == (by_text.low[0], by_text.high[0])
+    assert fresh.high - fresh.low > 1.2 * (by_pair.high - by_pair.low)[0]
 
 
 def test_rule_18_asks_more_of_four_intervals_than_of_one():

@@ -41,6 +41,22 @@ def test_repetition_finds_slopes_and_thresholds():
     assert (found["n"], found["fewest"], found["n_natural"], found["n_texts"]) == (300, 1, 240, 240)
 
 
+def test_trace_is_told_of_arms_of_sixteen_and_more():
+    table = doses()
+    some = table[table.presentations.isin([0, 1]) | ((table.presentations == 64) & (table.block < 8))]
+    assert sections.repetition(some, natural())["trace"] == "in no arm"
+    some = table[table.presentations.isin([0, 1]) | ((table.presentations == 64) & (table.block < 16))]
+    assert sections.repetition(some, natural())["trace"] == "from 64 presentations on"
+    few = sections.repetition(table[table.block < 8], natural())["trace"]
+    assert few == "in no arm of 16 sequences or more, as there is none"
+
+
+def test_natural_passages_of_one_text_are_one_unit():
+    of_texts = natural().assign(text=lambda t: t.text // 4)
+    found = sections.complexity(doses(), of_texts)
+    assert found["natural_z"].n == of_texts.text.nunique() == 60
+
+
 def test_law_tells_whether_each_doubling_adds_as_much():
     found = sections.law(doses())
     per_doubling = 0.5 * 64 / np.log(2)

@@ -138,6 +138,21 @@ def test_interaction_is_that_of_ordinary_least_squares():
     assert found["interaction"].excludes_zero
 
 
+def test_interaction_of_lines_that_are_drawn_together_is_that_of_as_many_units():
+    x, z, y = np.tile([1, 2, 4, 8], 5), RNG.uniform(0.4, 1, 20), RNG.normal(0, 1, 20)
+    alone = statistics.fit_interaction(x, z, y)["z"]
+    thrice = (np.repeat(column, 3) for column in (x, z, y))
+    together = statistics.fit_interaction(*thrice, clusters=np.repeat(range(20), 3))["z"]
+    np.testing.assert_allclose(together, alone)
+
+
+def test_units_are_what_a_column_holds_and_lone_lines():
+    table = pd.DataFrame({"file": ["a", None, "a", "b", None]})
+    assert len(set(statistics.units_of(table, "file"))) == 4
+    assert statistics.units_of(table, "file")[0] == statistics.units_of(table, "file")[2]
+    assert len(set(statistics.units_of(table, "text"))) == 5
+
+
 def test_best_of_is_the_average_over_all_subsets():
     tries = RNG.integers(0, 64, (7, 3))
     found = statistics.best_of(tries, [1, 3, 7])
@@ -160,15 +175,6 @@ def test_best_of_a_table_keeps_sequences_apart():
     assert found[5, 3] == 7
     assert found[9, 3] == 1
     assert found[5, 1] == 8
-
-
-def test_gain_over_twins_pairs_the_lines():
-    gain, twins = RNG.normal(5, 1, 30), RNG.normal(2, 1, 30)
-    found = statistics.gain_over_twins(gain, twins)
-    np.testing.assert_allclose(found.estimate, np.mean(gain - twins))
-    assert found.low > 0
-    np.testing.assert_allclose(statistics.gain_over_twins(twins + 3, twins)[:3], 3)
-    assert not statistics.gain_over_twins(twins, twins[::-1]).excludes_zero
 
 
 @pytest.mark.slow
