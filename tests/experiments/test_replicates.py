@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 import lmmem
-from lmmem.analysis import between_organisms, randomisation, sections, trajectories
+from lmmem.analysis import between_organisms, event_study, sections
 from lmmem.experiments import replicates
 from lmmem.experiments.__main__ import main
 from lmmem.pocket import organisms
 from lmmem.pocket.recipe import RECIPES
+from lmmem.protocol import CONTINUATION
 from lmmem.storage import tables
 from lmmem.storage.files import DamagedError
 
@@ -103,19 +104,18 @@ def test_readme_opens_with_what_was_measured():
     runs = replicates.measured()
     opening = " ".join((replicates.FOLDER.parents[1] / "README.md").read_text().split("![")[0].split())
     found = sections.organisms(runs)
-    end = runs[runs.step == runs.step.max()].assign(tokens=lambda table: -table.kl_ld.astype(float))
-    end = end.assign(bits=trajectories.bits(end))
-    arms = (randomisation.compare_arms(end, value).set_index("arm") for value in ("bits", "tokens"))
-    bits, tokens = (table.loc["spread 1"] for table in arms)
+    followed = runs[runs.groupby("index").step.transform("nunique") == runs.step.nunique()]
+    lags = event_study.by_lag(followed, "both", **event_study.once_and_never(sorted(followed.step.unique())))
+    later = lags[lags.since.round() == 810].iloc[0]
+    never = followed[(followed.step == followed.step.max()) & (followed.presentations == 0)]
     first, kl = found["bits"], found["kl"]
-    between = f"95 % interval {first.low:.0f} to {first.high:.0f}"
     for said in (
-        f"holds {first.estimate:.0f} bits of it at the next checkpoint ({between}",
+        f"holds {first.estimate:.0f} bits of it at the next checkpoint (95 % interval {first.low:.0f} to {first.high:.0f}",
         f"over {found['organisms']} models trained anew",
+        f"of the {never.cross_entropy.mean() * CONTINUATION / np.log(2):.0f} that its 64 tokens cost",
         f"Half of them is gone after {found['halves']} steps of {runs.step.max():,}",
-        f"{bits.estimate:.0f} bits are left on average ({bits.low:.0f} to {bits.high:.0f}, n = {bits.n:,} passages",
-        f"{kl.estimate:.1f} tokens closer to the passage at first ({kl.low:.1f} to {kl.high:.1f})",
-        f"{tokens.estimate:.1f} at the end ({tokens.low:.1f} to {tokens.high:.1f})",
+        f"{later.estimate:.0f} bits are left after 810 ({later.low:.0f} to {later.high:.0f}, n = {later.n:.0f} passages",
+        f"{kl.estimate:.1f} tokens of 64 closer to the passage at first ({kl.low:.1f} to {kl.high:.1f})",
     ):
         assert said in opening
 
