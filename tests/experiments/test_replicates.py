@@ -107,14 +107,16 @@ def test_readme_opens_with_what_was_measured():
     followed = runs[runs.groupby("index").step.transform("nunique") == runs.step.nunique()]
     lags = event_study.by_lag(followed, "both", **event_study.once_and_never(sorted(followed.step.unique())))
     later = lags[lags.since.round() == 810].iloc[0]
-    never = followed[(followed.step == followed.step.max()) & (followed.presentations == 0)]
+    never = followed[(followed.step == followed.step.max()) & (followed.arm == "spread 0")]
     first, kl = found["bits"], found["kl"]
+    ends = f"{first.low:.0f} to {first.high:.0f}"
+    left = f"{later.low:.0f} to {later.high:.0f}, n = {later.n:.0f} passages"
     for said in (
-        f"holds {first.estimate:.0f} bits of it at the next checkpoint (95 % interval {first.low:.0f} to {first.high:.0f}",
+        f"holds {first.estimate:.0f} bits of it at the next checkpoint (95 % interval {ends},",
         f"over {found['organisms']} models trained anew",
         f"of the {never.cross_entropy.mean() * CONTINUATION / np.log(2):.0f} that its 64 tokens cost",
         f"Half of them is gone after {found['halves']} steps of {runs.step.max():,}",
-        f"{later.estimate:.0f} bits are left after 810 ({later.low:.0f} to {later.high:.0f}, n = {later.n:.0f} passages",
+        f"{later.estimate:.0f} bits are left after 810 ({left})",
         f"{kl.estimate:.1f} tokens of 64 closer to the passage at first ({kl.low:.1f} to {kl.high:.1f})",
     ):
         assert said in opening
@@ -130,6 +132,6 @@ def test_readme_tells_what_one_exposure_leaves_by_size():
     assert f"{', '.join(parts)}, by half in {', '.join(halves[:-1])} and {halves[-1]} steps" in readme
     tokens = [kl.split()[0] for kl in found["kl-LD ahead"]]
     assert f"shows a little more of it: {', '.join(tokens[:-1])} and {tokens[-1]} tokens." in readme
-    assert f"One exposure each of the same passages, n = {set(found.attrs['n']).pop()}." in readme
+    assert f"One exposure each of the same passages, n = {set(found.attrs['n']).pop()}, and one model of" in readme
     least = found.more[1:].str.split().str[0].astype(float)
     assert ("by less each time" in readme) == least.is_monotonic_decreasing
