@@ -285,7 +285,8 @@ class Study:
         A :class:`lmmem.experiments.scan.Scan`: ``windows`` and ``control``, a line a window, columns index, text,
         token, prompt_begin, begin, end and ends (characters), z_complexity, recited and matches (tokens of 64),
         cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of windows that
-        may come near); ``changed``, what other prompts and other words do to the loss.
+        may come near; in half precision always by decoding, as a pass rounds otherwise); ``changed``, what other
+        prompts and other words do to the loss.
         :func:`lmmem.analysis.scan.summary` says what that shows.
 
         Raises
