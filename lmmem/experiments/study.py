@@ -754,7 +754,7 @@ class Study:
         Returns
         -------
         The lines of `sequences`, for each seed and presentation, with the columns of
-        :func:`lmmem.experiments.teaching.relearning_table`, which reads float16 weights in float32.
+        :func:`lmmem.experiments.teaching.relearning_table`, in float32, as half precision loses small steps.
 
         Raises
         ------
@@ -765,8 +765,7 @@ class Study:
             raise ValueError("sequences of several steps cannot be taught together: leave out at, and give steps=[one]")
         options = {"presentations": presentations, "optimizer": optimizer, "learning_rate": learning_rate}
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
-        if self.dtype == "float16":
-            options["dtype"] = "float32"
+        options["dtype"] = teaching.TAUGHT_IN
         natural = self._natural_rows(
             sequences, min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
         )
