@@ -66,6 +66,7 @@ COST_ROWS, COST_DRAWS = 64, 4  # of which what noise costs is told
 NOISE_COST = 0.03  # nats per token
 NEAR = 0.05  # of the cost that is wanted
 MOST_SIGMA, MOST_AT_ONCE = 100.0, 4.0  # in the search for it, and by how much a guess is multiplied at most
+FIRST_SHARE = {"bfloat16": 0.02}  # of a tensor's rms, the first guess, where SIGMA of it would be lost in rounding
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
 MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only", "rounding"}
@@ -662,7 +663,7 @@ class Study:
         def measured(sigma: float) -> float:
             return float(self.cost_of_noise(sigma, unit=unit, only=only, on=on).cost.mean())
 
-        low, high, sigma = 0.0, np.inf, SIGMA
+        low, high, sigma = 0.0, np.inf, SIGMA if unit == UNITS[0] else FIRST_SHARE.get(self.dtype, SIGMA)
         while sigma <= MOST_SIGMA:
             found = measured(sigma)
             if abs(found - cost) <= NEAR * cost or high - low <= NEAR**2 * low:  # in half precision it rises in steps
