@@ -49,6 +49,12 @@ class Corpus:
     presented : for an organism, one line a presentation: canary, step (1-based: the first weights
         that have been trained on it), index; else None.
     prefix : token ids that a model is given before each row when it is asked about it; no part of the row.
+
+    >>> corpus = Corpus(np.arange(40).reshape(8, 5), rows_per_step=2, steps=3)  # of your own, of 5 tokens a row
+    >>> corpus[[7, 1]].tolist(), corpus.at_step(1).tolist()
+    ([[35, 36, 37, 38, 39], [5, 6, 7, 8, 9]], [[10, 11, 12, 13, 14], [15, 16, 17, 18, 19]])
+    >>> corpus.exposure_step([0, 1, 2, 7]).tolist(), corpus.trained_rows  # rows 6 and 7 are held out
+    ([1, 1, 2, 4], 6)
     """
 
     rows: Any

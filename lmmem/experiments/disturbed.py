@@ -113,7 +113,8 @@ def perturbation_table(
 
     Raises
     ------
-    ValueError : draws below 1, sigma or seed negative, no such unit, or `only` means no parameter.
+    ValueError : draws below 1, sigma or seed negative, no such unit, `only` means no parameter, or the dtype loses the
+        noise, as :func:`lmmem.inference.perturbation.perturbed` says.
     """
     sigma = MODELS[name].sigma if sigma is None else sigma
     if sigma is None:

@@ -218,7 +218,9 @@ def likelihood_table(
     -------
     One line a row, columns model, step, index, cross_entropy (nats per token), entropy (of the model's
     distribution, mean over tokens, nats), rank (of the true token, mean; 1 is the likeliest), recited (tokens that
-    greedy decoding says right before its first wrong one), matches (tokens that are the likeliest after the true ones).
+    greedy decoding says right before its first wrong one), matches (tokens that it would say after the true ones).
+    In half precision a pass rounds otherwise than decoding, and where two tokens are nearly as likely recited may end
+    elsewhere than :func:`greedy_table` says.
     """
     every, numbers, tokens = settings_of(name, corpus, index, step, dtype, device, scheduler, keep_tokens)
     tasks = [
@@ -236,10 +238,9 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
         kept["prompt_log_probs"] = list(row.log_prob[:, first : -truth.shape[1]])
         scores = TokenScores(*(values[:, -truth.shape[1] :] for values in row))
         names = ("log_probs", "entropies", "spreads", "ranks")
-        kept |= {name: list(values) for name, values in zip(names, scores, strict=True)}
+        kept |= {name: list(values) for name, values in zip(names, scores[: len(names)], strict=True)}
     else:
         scores = score_tokens(model, prompts, truth)
-    likeliest = scores.rank == 1
     return pd.DataFrame(
         {
             "model": settings["model"],
@@ -248,8 +249,8 @@ def _likelihood_part(info: ModelInfo, settings: Settings, index: np.ndarray, tok
             "cross_entropy": -scores.log_prob.mean(axis=1, dtype=np.float64),
             "entropy": scores.entropy.mean(axis=1, dtype=np.float64),
             "rank": scores.rank.mean(axis=1),
-            "recited": likeliest.cumprod(axis=1).sum(axis=1),
-            "matches": likeliest.sum(axis=1),
+            "recited": scores.likeliest.cumprod(axis=1).sum(axis=1),
+            "matches": scores.likeliest.sum(axis=1),
             **kept,
         }
     )

@@ -1,8 +1,8 @@
 """Has this model memorised this text? Windows of it in one pass each, beside text that the model has never seen.
 
-One forward pass over a window says exactly how far greedy decoding would recite it, so only windows that may come near
-are decoded, and of these none that is recited to its end. What the tables say is in lmmem/analysis/scan.py. Knows
-nothing of training.
+One forward pass over a window says how far greedy decoding would recite it, so only windows that may come near are
+decoded, and of these in float32, where that is exact, none that is recited to its end. What the tables say is in
+lmmem/analysis/scan.py. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Asked(Protocol):
     model: str
     step: int
     seed: int
+    dtype: str
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
@@ -298,11 +299,12 @@ def _measured(study: Asked, windows: pd.DataFrame, what: str) -> pd.DataFrame:
 def _decoded(study: Asked, windows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """The table with kl_ld and said, of the windows that may come near; the others have none.
 
-    What is recited to its end needs no decoding: the pass has told what greedy decoding says. The others are decoded
-    at temperature 0, which is greedy, without a second pass for their likelihood.
+    What is recited to its end needs no decoding in float32: the pass has told what greedy decoding says. The others
+    are decoded at temperature 0, which is greedy, without a second pass for their likelihood; in half precision all
+    are, as decoding rounds otherwise than the pass.
     """
     may = ((measured.recited >= NEAR_WORDS) | (measured.matches >= NEAR_MATCHES)).to_numpy()
-    whole = (measured.recited == CONTINUATION).to_numpy()
+    whole = (measured.recited == CONTINUATION).to_numpy() & (study.dtype == "float32")
     said = study.sampled(windows[may & ~whole], temperatures=[0.0], samples=1, keep_tokens=True)
     recited = windows.loc[whole, ["index"]].assign(kl_ld=0, said=[row[PROMPT:] for row in windows.tokens[whole]])
     table = measured.merge(pd.concat([said[[*recited]], recited]), on="index", how="left")

@@ -67,6 +67,7 @@ COST_ROWS, COST_DRAWS = 64, 4  # of which what noise costs is told
 NOISE_COST = 0.03  # nats per token
 NEAR = 0.05  # of the cost that is wanted
 MOST_SIGMA, MOST_AT_ONCE = 100.0, 4.0  # in the search for it, and by how much a guess is multiplied at most
+FIRST_SHARE = {"bfloat16": 0.02}  # of a tensor's rms, the first guess, where SIGMA of it would be lost in rounding
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
 MEASURED = {"model", "step", "kl_ld", "matched_prefix", "cross_entropy", "rms", "memorised", "said", "entropy", "rank"}
 MEASURED |= {"sigma", "draw", "temperature", "sample", "kl_first", "kl_second", "unit", "only", "rounding"}
@@ -89,7 +90,10 @@ class Study:
     Attributes
     ----------
     model, step, seed, dtype, scheduler : as resolved.
+    device : where the model computes, "cpu" or "cuda" if nothing else was asked for.
     steps : every step with a checkpoint, ascending.
+    sigma : of noise if nobody says, in absolute weight units: the registry's; of a model that has none there, the one
+        that costs 0.03 nats per token, searched for when it is first asked for.
     corpus : the training data; a ValueError says what to give if they are not known.
     tokenizer : of the model.
     randomised : whether chance decided what the model met how often, so that differences are caused by it.
@@ -192,13 +196,20 @@ class Study:
 
         Returns
         -------
-        One line a sequence: index, and with arms: arm, group, presentations, block, z_complexity, exposure_step; of
-        an organism also reference_loss, file, last_step, as :class:`lmmem.Corpus` says.
-        Of your own tokens: index (0, 1, ..) and tokens. With a prefix also that.
+        One line a sequence: index, and with arms: arm, group, presentations, block, z_complexity, exposure_step,
+        last_step, file; of an organism also canary and reference_loss, as :class:`lmmem.Corpus` says, of other models
+        as :func:`lmmem.experiments.sequences.choose_sequences`.
+        Of rows: index and exposure_step. Of your own tokens: index (0, 1, ..) and tokens. With a prefix also that.
 
         Raises
         ------
         ValueError : there are no such arms, or none has n sequences; the message names those there are.
+
+        >>> study = Study("pocket-mini")
+        >>> study.sequences(n=3, arms={"spread": [0, 16]}).groupby("arm").presentations.mean().to_dict()
+        {'spread 0': 0.0, 'spread 16': 16.0}
+        >>> study.sequences(rows=[3, 40]).to_dict("list")
+        {'index': [3, 40], 'exposure_step': [1, 6]}
         """
         found = self._chosen(n, arms, at_most, n_twins, rows, tokens, first_row, min_complexity)
         return with_prefix(found, prefix) if np.size(prefix) else found
@@ -320,7 +331,8 @@ class Study:
         A :class:`lmmem.experiments.scan.Scan`: ``windows`` and ``control``, a line a window, columns index, text,
         token, prompt_begin, begin, end and ends (characters), z_complexity, recited and matches (tokens of 64),
         cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of windows that
-        may come near); ``changed``, what other prompts and other words do to the loss.
+        may come near; in half precision always by decoding, as a pass rounds otherwise); ``changed``, what other
+        prompts and other words do to the loss.
         :func:`lmmem.analysis.scan.summary` says what that shows.
 
         Raises
@@ -490,6 +502,13 @@ class Study:
         -------
         The lines of `sequences`, for each step, with the columns of
         :func:`lmmem.experiments.measurements.greedy_table`, and memorised: whether kl_ld is 0.
+
+        >>> study = Study("pocket-mini")
+        >>> found = study.greedy(study.sequences(rows=[3, 40]), steps=[6, 120])
+        >>> found[["index", "step"]].values.tolist()
+        [[3, 6], [3, 120], [40, 6], [40, 120]]
+        >>> found.kl_ld.between(0, 64).all()
+        np.True_
         """
         found = self._measured(
             measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens, mean_of=mean_of, rounding=rounding
@@ -508,6 +527,11 @@ class Study:
         -------
         The lines of `sequences`, for each step, with the columns of
         :func:`lmmem.experiments.measurements.likelihood_table`.
+
+        >>> study = Study("pocket-mini")
+        >>> found = study.likelihood(study.sequences(rows=[3, 40]), keep_tokens=True)
+        >>> [len(one) for one in found.log_probs], bool((found.matches >= found.recited).all())
+        ([64, 64], True)
         """
         return self._measured(measurements.likelihood_table, sequences, steps, keep_tokens=keep_tokens)
 
@@ -542,7 +566,8 @@ class Study:
 
         Raises
         ------
-        ValueError : a score that was named cannot be asked, or `earlier` has no checkpoint.
+        ValueError : a score that was named cannot be asked, `earlier` has no checkpoint, or these are sequences of
+            several steps, as :meth:`just_met` gives them.
 
         >>> study = Study("pocket-mini")
         >>> sequences = study.sequences(n=4, arms={"spread": [0, 16]})
@@ -550,6 +575,11 @@ class Study:
         (8, 2)
         """
         asked, left_out = scores.check_scores(only), dict[str, str]()
+        if "at" in sequences:
+            raise ValueError(
+                "scores are of one step, and these sequences say at which step each is asked for: give those of one, "
+                "without at, to the study of that step"
+            )
         comparable = self.steps if earlier is not None or (len(self.steps) > 1 and self.randomised) else ()
         needs: dict[str, Any] = {
             "over_earlier": lambda: scores.earlier_step(comparable, self.step, earlier),
@@ -610,6 +640,15 @@ class Study:
         -------
         The lines of `sequences`, for each draw, with the columns of
         :func:`lmmem.experiments.disturbed.perturbation_table`.
+
+        Raises
+        ------
+        ValueError : as that function.
+
+        >>> study = Study("pocket-mini")
+        >>> noisy = study.perturbed(study.sequences(rows=[3, 40]), sigma=0.01, draws=2)
+        >>> noisy[["index", "draw"]].values.tolist()
+        [[3, 0], [3, 1], [40, 0], [40, 1]]
         """
         options = {"draws": draws, "seed": self.seed, "unit": unit, "only": only, "keep_tokens": keep_tokens}
         found = [
@@ -696,7 +735,7 @@ class Study:
         def measured(sigma: float) -> float:
             return float(self.cost_of_noise(sigma, unit=unit, only=only, on=on).cost.mean())
 
-        low, high, sigma = 0.0, np.inf, SIGMA
+        low, high, sigma = 0.0, np.inf, SIGMA if unit == UNITS[0] else FIRST_SHARE.get(self.dtype, SIGMA)
         while sigma <= MOST_SIGMA:
             found = measured(sigma)
             if abs(found - cost) <= NEAR * cost or high - low <= NEAR**2 * low:  # in half precision it rises in steps
@@ -760,6 +799,11 @@ class Study:
         -------
         The lines of `sequences`, for each sample, with the columns of
         :func:`lmmem.experiments.measurements.temperature_table`.
+
+        >>> study = Study("pocket-mini")
+        >>> found = study.sampled(study.sequences(rows=[3, 40]), temperatures=[0.5, 1.0], samples=4)
+        >>> found.groupby("temperature").kl_ld.count().to_dict()
+        {0.5: 8, 1.0: 8}
         """
         options = {"temperatures": temperatures, "samples": samples, "seed": self.seed, "keep_tokens": keep_tokens}
         return self._measured(measurements.temperature_table, sequences, steps, **options)
@@ -788,19 +832,24 @@ class Study:
         Returns
         -------
         The lines of `sequences`, for each seed and presentation, with the columns of
-        :func:`lmmem.experiments.teaching.relearning_table`, which reads float16 weights in float32.
+        :func:`lmmem.experiments.teaching.relearning_table`, in float32, as half precision loses small steps.
 
         Raises
         ------
         ValueError : as that function, or no natural text of the training data is left beside these sequences.
+
+        >>> study = Study("pocket-mini")
+        >>> found = study.relearned(study.sequences(n=2, arms={"spread": [0, 16]}), presentations=1)
+        >>> losses = found.groupby("presentation").cross_entropy.mean()
+        >>> bool(losses[1] < losses[0])
+        True
         """
         measuring.check_whole("seeds", seeds, 1)
         if "at" in sequences:
             raise ValueError("sequences of several steps cannot be taught together: leave out at, and give steps=[one]")
         options = {"presentations": presentations, "optimizer": optimizer, "learning_rate": learning_rate}
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
-        if self.dtype == "float16":
-            options["dtype"] = "float32"
+        options["dtype"] = teaching.TAUGHT_IN
         natural = self._natural_rows(
             sequences, min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
         )
@@ -856,6 +905,11 @@ class Study:
         -------
         The lines of `sequences`, for each temperature, with the columns of
         :func:`lmmem.experiments.extraction.extraction_table`.
+
+        >>> study = Study("pocket-mini")
+        >>> found = study.extraction(study.sequences(rows=[3, 40]), temperatures=[0.5, 1.0])
+        >>> bool((found.log_prob < 0).all()), len(found)
+        (True, 4)
         """
         options = {"temperatures": temperatures, "top_k": top_k, "keep_tokens": keep_tokens}
         return self._measured(extraction.extraction_table, sequences, steps, **options)

@@ -31,7 +31,7 @@ from lmmem.inference import decoding
 from lmmem.inference.scoring import cross_entropy
 from lmmem.inference.teaching import Teacher, check_teaching, native_precision, taught
 from lmmem.measures.distance import levenshtein
-from lmmem.models.registry import MODELS, ModelInfo
+from lmmem.models.registry import ModelInfo
 from lmmem.storage.results import Part
 from lmmem.sweep.cluster import on_worker
 
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TAUGHT_A_STEP",
+    "TAUGHT_IN",
     "relearning_table",
 ]
 
 TAUGHT_A_STEP = 8  # passages; as many rows of natural text are beside them
+TAUGHT_IN = "float32"  # weights: half precision loses small steps
 
 
 def relearning_table(
@@ -75,7 +77,7 @@ def relearning_table(
     presentations : rounds.
     optimizer, learning_rate : as for :class:`lmmem.inference.teaching.Teacher`.
     seeds : of the order and of the natural rows; each is a relearning of its own, from the same weights.
-    dtype : of the weights; None is the model's, or float32 in the place of float16.
+    dtype : of the weights; None is float32, whatever the model is measured in otherwise.
 
     Returns
     -------
@@ -85,15 +87,14 @@ def relearning_table(
     Raises
     ------
     ValueError : presentations below 1, no seed or the same twice, too little natural text, rows of another width, an
-        optimizer that is not known, or float16.
+        optimizer that is not known, or a dtype of half precision, in which small steps are lost.
     """
     check_whole("presentations", presentations, 1)
     if isinstance(seeds, str | int) or not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={seeds!r}: give a list of them, each once")
     for seed in seeds:
         check_whole("seeds", seed, 0)
-    usual = MODELS[name].dtype
-    dtype = dtype or ("float32" if usual == "float16" else usual)
+    dtype = dtype or TAUGHT_IN
     check_teaching(optimizer, learning_rate, dtype)
     every, numbers, tokens = settings_of(name, corpus, index, step, dtype, device, scheduler, False)
     rows = [_as_taught("natural", natural, tokens.shape[1], least=TAUGHT_A_STEP)]

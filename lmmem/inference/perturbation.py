@@ -24,6 +24,10 @@ Module = TypeVar("Module", bound="nn.Module")
 __all__ = ["UNITS", "cosines", "parts_of", "perturbed", "weight_rms"]
 
 UNITS = ("weight", "tensor")
+# In half precision a weight takes the nearest of few values. Where these lie 4/3 sigma apart, half of the weights move
+# at all, and the rms of their change is 7 % above sigma; farther apart soon none do, closer it tends to sigma.
+CARRIED = 0.75  # sigma over that distance
+LEFT = 1 - 0.9**2  # of weights may have them farther apart: even if all of these stay, the rms is right to 10 %
 ATTENTION = re.compile(r"attn|attention")  # in the name of a module of any model of transformers
 
 
@@ -58,7 +62,9 @@ def perturbed(
     ------
     ValueError : sigma is negative or not finite, seed or draw is negative, unit is no unit, or no parameter
         is meant by `only`; weights that are no floats, as :func:`lmmem.inference.weights.check_weights` says, or
-        that are NaN or infinite, before the noise or after it, as half precision ends at 65,504.
+        that are NaN or infinite, before the noise or after it, as half precision ends at 65,504; or more than a fifth
+        of them are in half precision and so large that rounding leaves most of them as they are. (A few may be: in
+        bfloat16 the paper's sigma changes a norm's weight of 1 in one case of five.)
 
     Source: the paper adds N(0, (2e-3)^2) to each weight and repeats this 200 times.
 
@@ -78,10 +84,11 @@ def perturbed(
         raise ValueError(f"unit={unit!r}: give one of {', '.join(UNITS)}")
     check_weights(model)
     chosen = _chosen(model, only)
+    scales = [sigma if unit == "weight" else sigma * _rms(parameter) for _, _, parameter in chosen]
+    _check_carried({name: parameter for _, name, parameter in chosen}, scales, sigma)
     with put_back([parameter for _, _, parameter in chosen]) as before:
         with torch.no_grad():
-            for (number, name, parameter), weights in zip(chosen, before, strict=True):
-                scale = sigma if unit == "weight" else sigma * _rms(parameter)
+            for (number, name, parameter), scale, weights in zip(chosen, scales, before, strict=True):
                 wide = torch.promote_types(parameter.dtype, torch.float32)
                 noise = _noise(parameter, seed, draw, number).to(wide).mul_(scale)
                 parameter.copy_(noise.add_(parameter))  # rounded once, to the weights' dtype
@@ -188,6 +195,39 @@ def weight_rms(model: nn.Module) -> float:
             squares += float(in_float64(parameter).square().sum())
             many += parameter.numel()
     return math.sqrt(squares / many)
+
+
+def _check_carried(parameters: Mapping[str, torch.Tensor], scales: Sequence[float], sigma: float) -> None:
+    """Refuse noise that most of too many weights would not show; `scales` is its s.d. in each parameter."""
+
+    def left(dtype: torch.dtype | None = None) -> dict[str, int]:
+        pairs = zip(parameters.items(), scales, strict=True)
+        return {name: _left(weights, scale, dtype or weights.dtype) for (name, weights), scale in pairs}
+
+    stay, most = left(), LEFT * sum(weights.numel() for weights in parameters.values())
+    if sum(stay.values()) <= most:
+        return
+    name = max(stay, key=lambda name: stay[name])
+    wider = "float32" if sum(left(torch.float16).values()) > most else "float16 or float32"
+    raise ValueError(
+        f"{str(parameters[name].dtype).removeprefix('torch.')} loses noise of sigma={sigma:g}: so large are "
+        f"{sum(stay.values()) * LEFT / most:.0%} of the weights, most of them in {name}, that it rounds them back; "
+        f"load the model in {wider}"
+    )
+
+
+def _left(weights: torch.Tensor, scale: float, dtype: torch.dtype) -> int:
+    """How many weights are so large that their neighbours in a dtype are too far away for noise of that scale.
+
+    None of float32 and wider: what they lose changes nothing that a model says.
+    """
+    known = torch.finfo(dtype)
+    if known.bits > 16 or not 0 < scale < math.inf:
+        return 0
+    size = 2.0 ** (math.floor(math.log2(scale / (CARRIED * known.eps))) + 1)  # neighbours of 2^e lie eps 2^e apart
+    if size > known.max:
+        return 0
+    return weights.numel() if size <= known.smallest_normal else int(weights.detach().abs().ge(size).count_nonzero())
 
 
 def _rms(parameter: torch.Tensor) -> float:

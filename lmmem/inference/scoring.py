@@ -43,6 +43,7 @@ class TokenScores(NamedTuple):
     entropy: np.ndarray  # float32, of the distribution it was predicted with, nats: minus the mean log-probability
     spread: np.ndarray  # float32, standard deviation of the log-probability under that distribution, nats
     rank: np.ndarray  # int32, 1 where the true token is the likeliest; ties count in its favour
+    likeliest: np.ndarray  # bool, greedy decoding would say it here: of tokens that tie, the first of the vocabulary
 
 
 def cross_entropy(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) -> np.ndarray:
@@ -97,6 +98,7 @@ def score_tokens(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) -
     """
 
     def scores(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        likeliest = logits.argmax(dim=-1) == true
         logits = logits.log_softmax(dim=-1)
         own = logits.gather(-1, true[..., None])
         logits.clamp_(min=torch.finfo(logits.dtype).min)  # of a token ruled out, nothing times it is to be nothing
@@ -105,10 +107,10 @@ def score_tokens(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike) -
         square = torch.linalg.vecdot(weights.mul_(logits), logits)
         spread = (square - mean.square()).clamp_min(0).sqrt()  # below 0 by rounding, where one token is sure
         rank = 1 + logits.gt_(own).sum(dim=-1)  # below 2^24, so exact in float32
-        return torch.stack([own[..., 0], -mean, spread, rank])
+        return torch.stack([own[..., 0], -mean, spread, rank, likeliest])
 
-    log_prob, entropy, spread, rank = by_token(model, prompts, truth, scores, values=4)
-    return TokenScores(log_prob, entropy, spread, rank.astype(np.int32))
+    log_prob, entropy, spread, rank, likeliest = by_token(model, prompts, truth, scores, values=5)
+    return TokenScores(log_prob, entropy, spread, rank.astype(np.int32), likeliest.astype(bool))
 
 
 def by_token(model: PreTrainedModel, prompts: ArrayLike, truth: ArrayLike, score: Score, values: int = 1) -> np.ndarray:

@@ -26,6 +26,10 @@ __all__ = ["OPTIMIZERS", "Teacher", "check_teaching", "native_precision", "taugh
 
 OPTIMIZERS = ("adamw", "sgd")
 MOMENTUM = 0.9  # of sgd
+TOO_COARSE = {  # dtypes of weights, and what becomes of learning in them
+    "bfloat16": "it rounds small steps away, and with them most of what is learnt",
+    "float16": "it has no numbers as small as gradients are, and AdamW divides by 0",
+}
 
 
 def native_precision(device: torch.device) -> str:
@@ -54,8 +58,8 @@ def check_teaching(optimizer: str, learning_rate: float, dtype: str) -> None:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate={learning_rate!r}: give a number above 0")
-    if dtype == "float16":
-        raise ValueError("weights in float16 cannot be taught, as small steps are lost: take float32 or bfloat16")
+    if dtype in TOO_COARSE:
+        raise ValueError(f"weights in {dtype} cannot be taught, as {TOO_COARSE[dtype]}: load the model in float32")
 
 
 class Teacher:
@@ -66,14 +70,15 @@ class Teacher:
 
     Parameters
     ----------
-    model : a causal language model of transformers, in float32 or bfloat16; changed in place.
+    model : a causal language model of transformers, in float32; changed in place. Its products are in bfloat16 where
+        the device multiplies it natively (:func:`native_precision`).
     optimizer : "adamw" (Loshchilov and Hutter 2019; betas 0.9 and 0.999, no decay) or "sgd" (momentum 0.9).
     learning_rate : of every step, above 0.
 
     Raises
     ------
-    ValueError : an optimizer that is neither, a learning rate of 0 or less, or weights in float16, in which small
-        steps are lost, or that are no floats, as :func:`lmmem.inference.weights.check_weights` says.
+    ValueError : an optimizer that is neither, a learning rate of 0 or less, or weights in half precision, in which
+        small steps are lost, or that are no floats, as :func:`lmmem.inference.weights.check_weights` says.
     """
 
     def __init__(self, model: PreTrainedModel, optimizer: str = "adamw", learning_rate: float = 5e-4) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from lmmem.models import gguf
@@ -28,6 +30,9 @@ __all__ = ["download_size", "load_mean", "load_model", "load_tokenizer", "quanti
 # What transformers reads a model from: safetensors, or where there are none, what torch has pickled.
 WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.bin")
 BESIDE = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer
+CONFIG = "config.json"
+LONGEST = 300  # characters of what transformers says of a file that it cannot read
+TOKENS = re.compile(r"token|vocab|merges|\.model$")  # in the name of a file that a tokenizer is read from
 
 
 def download_size(name: str, step: int | None = None) -> int:
@@ -73,8 +78,8 @@ def load_model(
     Raises
     ------
     ValueError : unknown model, step, dtype or device; the message names what is valid. Or weights of the model are
-        missing, or the Hub holds those of the end of training in their place, or it is a GGUF file that cannot be read
-        whole, as :func:`lmmem.models.gguf.model_of` says.
+        missing, damaged, or not of the sizes that its config.json gives; or the Hub holds those of the end of training
+        in their place, or it is a GGUF file that cannot be read whole, as :func:`lmmem.models.gguf.model_of` says.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
 
     >>> model = load_model("pocket-mini", step=60)
@@ -82,6 +87,7 @@ def load_model(
     96
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     step, dtype = resolve_step(name, step), _dtype(name, dtype)
@@ -101,20 +107,35 @@ def load_model(
         folder = _fetched(listed, weights)
     else:
         weights = _weight_files((path.name for path in folder.iterdir()), str(folder))
-    found: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        device_map={"": where},
-        use_safetensors=weights[0].endswith(".safetensors"),
-        weights_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    _config_of(folder)
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            device_map={"": where},
+            use_safetensors=weights[0].endswith(".safetensors"),
+            weights_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which are told, and refused below by their names
+        )
+    except (SafetensorError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):  # of memory, or of a GPU
+            raise
+        raise ValueError(f"the weights in {folder} are damaged ({_line(error)}): fetch or save them anew") from error
+    except (ValueError, OSError, LookupError, TypeError, ImportError, UnpicklingError) as error:
+        raise ValueError(f"{folder} holds no model that can be read: {_line(error)}") from error
     model, loading = found
     if missing := sorted(loading["missing_keys"]):  # transformers would draw them at random
         raise ValueError(
             f"{name}: its weights are not those of a {type(model).__name__}, of which it lacks {len(missing)}, "
             f"{', '.join(missing[:3])}{' ..' if len(missing) > 3 else ''}"
+        )
+    if other := sorted(loading["mismatched_keys"]):
+        key, there, wanted = other[0]
+        raise ValueError(
+            f"weights in {folder} do not fit its {CONFIG} ({len(other)} of them): {key} is {tuple(there)} and would "
+            f"have to be {tuple(wanted)}; give the {CONFIG} that was saved with them"
         )
     return model.eval()  # type: ignore[no-any-return]
 
@@ -173,15 +194,22 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if file is not None:
         return gguf.tokenizer_of(_here(file))
     folder = _folder(name, step) or _fetched(_listed(name, step), [])
+    if not any(TOKENS.search(path.name) for path in folder.iterdir()):  # transformers may make one without tokens
+        raise ValueError(
+            f"{name} has no tokenizer: {folder} holds no tokenizer.json; tokenizer.save_pretrained writes it"
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, LookupError, TypeError, ImportError) as error:  # as whatever it tried last failed
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} has no tokenizer that transformers can read: {why}") from error
+        raise ValueError(f"{name} has no tokenizer that transformers can read: {_line(error)}") from error
 
 
 def weights_id(name: str, step: int) -> str:
-    """What tells these weights from any others: the SHA-256 of their file, or repository and commit (and file)."""
+    """What tells this model from any other: a SHA-256 of its files, or repository and commit (and file).
+
+    Of an organism, whose recipe decides the rest, and of a GGUF file, which holds it, that of the weights' file; of a
+    folder that of the weights and of config.json, as the same weights with other heads are another model.
+    """
     file = _gguf(name, step)
     if isinstance(file, Path):
         return _sha256_of_unchanged(file, file.stat().st_size, file.stat().st_mtime_ns)
@@ -195,6 +223,7 @@ def weights_id(name: str, step: int) -> str:
         return recorded_sha256(folder / "model.safetensors")
     weights = [folder / path for path in _weight_files((path.name for path in folder.iterdir()), str(folder))]
     sums = [_sha256_of_unchanged(path, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    sums.append(sha256_of(_config_of(folder)))
     return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
@@ -264,6 +293,21 @@ def _folder(name: str, step: int) -> Path | None:
     if not Path(place).is_dir():
         raise ValueError(f"{name} at step {step}: there is no folder {place}")
     return Path(place)
+
+
+def _config_of(folder: Path) -> Path:
+    """What says how the weights in a folder are to be read."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no model: it has no {CONFIG}, which model.save_pretrained writes beside weights"
+        )
+    return path
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line, the end of a long one left out."""
+    return textwrap.shorten(str(error), LONGEST) or type(error).__name__
 
 
 def _listed(name: str, step: int) -> Listing:

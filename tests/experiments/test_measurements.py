@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lmmem
+from lmmem.corpora.corpus import Corpus
 from lmmem.experiments import disturbed, extraction, measurements, measuring
 from lmmem.inference.extraction import extraction_log_probs, near_verbatim_log_mass
 from lmmem.inference.rounding import rounded
@@ -57,7 +59,7 @@ def test_likelihood_table_is_the_truth_scored_without_decoding(mini, mini_corpus
     np.testing.assert_allclose(table.cross_entropy, lmmem.cross_entropy(mini, *cut), rtol=1e-5)
     scores = score_tokens(mini, *cut)
     kept = ("log_probs", "entropies", "spreads", "ranks")
-    for column, values in zip(kept, scores, strict=True):
+    for column, values in zip(kept, scores[:4], strict=True):
         np.testing.assert_allclose(np.stack([*table[column]]), values, rtol=1e-5, atol=1e-5)
     of_prompt = score_tokens(mini, cut[0][:, :1], cut[0][:, 1:]).log_prob
     np.testing.assert_allclose(np.stack([*table.prompt_log_probs]), of_prompt, rtol=1e-4, atol=1e-5)
@@ -65,6 +67,25 @@ def test_likelihood_table_is_the_truth_scored_without_decoding(mini, mini_corpus
     np.testing.assert_allclose(table["rank"], scores.rank.mean(axis=1))
     assert "ranks" not in measurements.likelihood_table(NAME, mini_corpus, INDEX)
     assert set(measurements.likelihood_table(NAME, mini_corpus, INDEX, [6, 120]).step) == {6, 120}
+
+
+def test_token_that_ties_with_an_earlier_one_is_not_recited(tmp_path, mini, mini_corpus):
+    """Greedy decoding says the first of the vocabulary, so text that goes on with the other is not what it says."""
+    twin, prompts = copy.deepcopy(mini), lmmem.split(mini_corpus[:6])[0]
+    said = lmmem.greedy(mini, prompts)
+    first, later = np.sort([said[0, 0], next(token for token in range(2, 512) if token not in said)])
+    with torch.no_grad():
+        weights = twin.get_output_embeddings().weight
+        weights[[first, later]] = weights[said[0, 0]].clone()
+    twin.save_pretrained(tmp_path)
+    said = lmmem.greedy(twin, prompts)
+    assert said[0, 0] == first and not (said == later).any()
+    other = np.where(said == first, later, said)
+    rows = Corpus(np.concatenate([np.r_[prompts, prompts], np.r_[said, other]], axis=1), rows_per_step=1, steps=0)
+    table = measurements.likelihood_table(str(tmp_path), rows, range(12))
+    assert (table.recited[:6] == 64).all() and (table.matches[:6] == 64).all()
+    np.testing.assert_array_equal(table.recited[6:], lmmem.matched_prefix(said, other))
+    assert table.recited[6] == 0
 
 
 def test_steps_are_measured_apart(mini_corpus):

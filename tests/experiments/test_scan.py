@@ -84,6 +84,24 @@ def test_what_is_recited_to_its_end_is_known_as_if_it_were_decoded(study, mini, 
     assert (scan.windows.recited < 64)[near].any()
 
 
+class Rounding(lmmem.Study):
+    """Whose pass rounds so that it takes everything for recited, as in half precision it may."""
+
+    def likelihood(self, sequences, **options):
+        return super().likelihood(sequences, **options).assign(recited=64, matches=64)
+
+
+def test_in_half_precision_what_the_pass_calls_recited_is_decoded_all_the_same(text, monkeypatch):
+    for name, few in {"ROWS": 4, "CHANGED": 2, "PROMPTS": 1, "NEAR": 1}.items():
+        monkeypatch.setattr(scanning, name, few)
+    study = Rounding(NAME, dtype="float16")
+    found = study.scan(text[:1_500], stride=64).windows
+    rows = np.stack([*study.text_sequences(text[:1_500], stride=64).tokens])
+    said = decoding.greedy(lmmem.load_model(NAME, dtype="float16"), rows[:, :32])
+    np.testing.assert_array_equal(found.kl_ld.astype(int), lmmem.levenshtein(said, rows[:, 32:]))
+    assert (found.kl_ld > 0).all() and found.said.tolist() == study.tokenizer.batch_decode(said)
+
+
 def test_characters_of_windows_are_those_of_their_tokens(study, scan, text):
     for line in scan.windows.iloc[::7].itertuples():
         assert (

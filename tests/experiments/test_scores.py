@@ -178,6 +178,14 @@ def test_token_that_the_model_is_sure_of_counts_without_dividing_by_nothing():
     assert np.isfinite(scores.min_k_plus([[0.0, -1.0]], [[0.0, 1.0]], [[0.0, 1.0]])).all()
 
 
+@pytest.mark.parametrize("only", [None, ["loss"]])
+def test_sequences_of_several_steps_are_refused_before_anything_is_measured(monkeypatch, only):
+    study = lmmem.Study(NAME)
+    monkeypatch.setattr(study, "likelihood", lambda *_, **__: pytest.fail("something was measured"))
+    with pytest.raises(ValueError, match=r"scores are of one step, .*: give those of one, without at, to the study of"):
+        study.scores(study.just_met(2), only=only)
+
+
 def test_weights_of_an_earlier_step_are_not_fetched_unless_it_is_named(mini_corpus):
     study = lmmem.Study(NAME, data=Corpus(mini_corpus[:200], rows_per_step=1, steps=0))
     few = study.sequences(tokens=mini_corpus[:10])

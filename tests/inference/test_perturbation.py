@@ -84,6 +84,76 @@ def test_noise_in_half_precision_is_that_of_float32_rounded_once(dtype):
         assert torch.equal(half.weight, exact.weight.to(dtype))
 
 
+def layer_of(dtype: torch.dtype, *sizes: float, width: int = 200) -> torch.nn.ModuleList:
+    """Layers whose weights are normal, of these rms."""
+    generator = torch.Generator().manual_seed(1)
+    layers = torch.nn.ModuleList([torch.nn.Linear(width, width, bias=False) for _ in sizes])
+    with torch.no_grad():
+        for layer, rms in zip(layers, sizes, strict=True):
+            layer.weight.normal_(0, rms, generator=generator)
+    return layers.to(dtype)
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 5e-4, 2e-3, 1e-2, 0.1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_noise_in_half_precision_is_what_it_is_said_to_be_or_is_refused(dtype, sigma):
+    """By what it does: of noise that is not refused most weights move, and by sigma; what is refused is not so."""
+    refused = 0
+    for rms in (0.003, 0.02, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0):
+        layers = layer_of(dtype, rms)
+        clean = layers[0].weight.detach().float().clone()
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2)) * sigma
+        change = (clean + noise).to(dtype).float() - clean  # as it would be
+        most = float((change != 0).float().mean()) > 0.5
+        try:
+            with perturbed(layers, sigma, seed=0, draw=0):
+                made = layers[0].weight.detach().float() - clean
+        except ValueError as error:
+            refused += 1
+            assert "rounds them back" in str(error) and "\n" not in str(error)
+            assert float((change != 0).float().mean()) < 0.7
+            continue
+        assert most and abs(made.square().mean().sqrt() / sigma - 1) < 0.1
+    assert refused < 9 and (refused > 0 or sigma == 0.1)
+
+
+def test_noise_that_is_lost_in_few_weights_is_not_refused_and_in_these_alone_it_is():
+    model = small(torch.bfloat16)  # norms of 1, all else of 0.02
+    norms = model.gpt_neox.final_layer_norm.weight
+    with perturbed(model, 2e-3, seed=0, draw=0):
+        assert (norms != 1).float().mean() < 0.4
+    message = (
+        r"^bfloat16 loses noise of sigma=0\.002: so large are 50% of the weights, most of them in gpt_neox\.layers\.0\."
+        r"input_layernorm\.weight, that it rounds them back; load the model in float16 or float32$"
+    )
+    with pytest.raises(ValueError, match=message), perturbed(model, 2e-3, seed=0, draw=0, only="norms"):
+        pytest.fail("the block ran")
+    with perturbed(model.float(), 1e-4, seed=0, draw=0, only="norms"):
+        assert (norms != 1).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sigma", "unit", "wider"),
+    [
+        (torch.bfloat16, 2e-3, "tensor", "float16 or float32"),
+        (torch.bfloat16, 1e-5, "weight", "float32"),
+        (torch.float16, 1e-5, "weight", "float32"),
+        (torch.float16, 1e-9, "weight", "float32"),  # below the smallest distance that it has
+        (torch.float16, 2e-4, "tensor", "float32"),
+    ],
+)
+def test_what_would_hold_lost_noise_is_said_and_does(dtype, sigma, unit, wider):
+    layers = layer_of(dtype, 0.05, 0.01, width=50)
+    refused = pytest.raises(ValueError, match=rf"in \d\.weight, .*load the model in {wider}$")
+    with refused, perturbed(layers, sigma, seed=0, draw=0, unit=unit):
+        pytest.fail("the block ran")
+    with perturbed(layers, 0.0, seed=0, draw=0, unit=unit):
+        pass
+    for name in wider.split(" or "):
+        with perturbed(layer_of(getattr(torch, name), 0.05, 0.01, width=50), sigma, seed=0, draw=0, unit=unit):
+            pass
+
+
 def test_noise_within_noise_comes_off_in_order():
     model = small()
     clean = bits(model)

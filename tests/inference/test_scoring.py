@@ -65,6 +65,7 @@ def test_scores_of_tokens_are_those_of_the_models_distribution_token_by_token(mi
         spread = np.sqrt((p * (np.log(p) - mean) ** 2).sum(axis=1))
         np.testing.assert_allclose(scores.spread[i], spread, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(scores.rank[i], 1 + (p > own[:, None]).sum(axis=1))
+        np.testing.assert_array_equal(scores.likeliest[i], p.argmax(axis=1) == truth[i])
     np.testing.assert_allclose(-scores.log_prob.mean(axis=1), lmmem.cross_entropy(mini, prompts, truth), rtol=1e-5)
     assert score_tokens(mini, prompts[:0], truth[:0]).rank.shape == (0, 64)
     with pytest.raises(ValueError, match="must pair"):

@@ -100,8 +100,10 @@ def test_what_cannot_be_taught_is_refused(model):
         Teacher(model, "adam")
     with pytest.raises(ValueError, match=r"learning_rate=0: give a number above 0"):
         Teacher(model, learning_rate=0)
-    with pytest.raises(ValueError, match="float16 cannot be taught"):
+    with pytest.raises(ValueError, match="float16 cannot be taught, as it has no numbers as small as gradients"):
         Teacher(model.half())
+    with pytest.raises(ValueError, match=r"bfloat16 cannot be taught, as it rounds small steps away.*: load .* in fl"):
+        Teacher(model.bfloat16())
 
 
 @pytest.mark.parametrize("sign", [[1], [1, 0], [1, 2]])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+import lmmem
 from lmmem.inference import decoding
 from lmmem.models.loading import download_size, load_mean, load_model, load_tokenizer, weights_id
 from lmmem.models.registry import MODELS, UNNUMBERED, ModelInfo, resolve_step
@@ -112,6 +115,83 @@ def test_model_in_a_folder_is_known_by_its_path(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no model: it has no model\.safetensors"):
         load_model(str(tmp_path / "empty"))
+
+
+def written(folder: Path, tokenizer: bool = True, config: dict | None = None, **files: bytes) -> str:
+    """A model in a folder, parts of its configuration changed, and the bytes of files, by their names."""
+    folder.mkdir()
+    known = stand_ins.files_of(stand_ins.amber(0))
+    known["config.json"] = json.dumps(json.loads(known["config.json"]) | (config or {})).encode()
+    for name, data in (known | files).items():
+        if tokenizer or "token" not in name:
+            (folder / name).write_bytes(data)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16}, {"rms_norm_eps": 0.5}]
+)
+def test_same_weights_with_another_configuration_are_another_model(tmp_path, changed):
+    one, other = written(tmp_path / "one"), written(tmp_path / "other", config=changed)
+    again = written(tmp_path / "again", **{"generation_config.json": b"{}"})
+    assert weights_id(one, UNNUMBERED) == weights_id(again, UNNUMBERED) != weights_id(other, UNNUMBERED)
+    tokens = np.random.default_rng(0).integers(3, 500, (2, 96))
+    losses = []
+    for folder in (one, other, again):
+        study = lmmem.Study(folder)
+        losses.append(study.likelihood(study.sequences(tokens=tokens)).cross_entropy.to_numpy())
+        own = lmmem.cross_entropy(load_model(folder), *lmmem.split(tokens))
+        np.testing.assert_allclose(losses[-1], own, rtol=1e-5)
+    assert (losses[0] != losses[1]).all() and (losses[0] == losses[2]).all()
+    (Path(other) / "config.json").unlink()  # nor is it read by the configuration of the model measured last
+    with pytest.raises(ValueError, match=r"other holds no model: it has no config\.json"):
+        study = lmmem.Study(other)
+        study.likelihood(study.sequences(tokens=tokens))
+
+
+WEIGHTS = stand_ins.files_of(stand_ins.amber(0))["model.safetensors"]
+PICKLED = stand_ins.files_of(stand_ins.amber(0), safetensors=False)["pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "message"),
+    [
+        ({}, {"model.safetensors": WEIGHTS[: len(WEIGHTS) // 2]}, r"the weights in \S+mine are damaged \(.* not fully"),
+        ({}, {"model.safetensors": b""}, r"the weights in \S+mine are damaged \(.*\): fetch or save them anew"),
+        (
+            {"intermediate_size": 64},
+            {},
+            r"weights in \S+mine do not fit its config\.json \(6 of them\): model\.lay",
+        ),
+        ({"vocab_size": 32_008}, {}, r"is \(32000, 16\) and would have to be \(32008, 16\); give the config"),
+        (
+            {"model_type": "t5"},
+            {},
+            r"mine holds no model that can be read: Unrecognized configuration .* \[\.\.\.\]$",
+        ),
+        ({}, {"config.json": b"{"}, r"mine holds no model that can be read: .* is not a valid JSON file"),
+    ],
+)
+def test_folder_that_cannot_be_loaded_is_refused_in_one_line(tmp_path, config, files, message):
+    folder = written(tmp_path / "mine", config=config, **files)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_model(folder)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("pickled", [b"", PICKLED[: len(PICKLED) // 2]])
+def test_weights_of_torch_that_are_cut_off_are_damaged(tmp_path, pickled):
+    folder = written(tmp_path / "mine", **{"pytorch_model.bin": pickled})
+    (tmp_path / "mine" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"the weights in \S+mine are damaged"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("model", [stand_ins.amber, stand_ins.pythia])  # of the second an empty one would be made
+def test_folder_without_a_tokenizer_says_so(tmp_path, model):
+    model(0).save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"mine has no tokenizer: \S+mine holds no tokenizer\.json"):
+        lmmem.Study(str(tmp_path / "mine")).text_sequences("import numpy as np; " * 40)
 
 
 def test_model_of_which_weights_are_missing_is_refused(tmp_path):
