@@ -101,7 +101,7 @@ def test_page_opens_with_its_answer(page):
 def test_first_page_opens_with_what_was_found():
     text = (ROOT / "notebooks" / "intro.md").read_text()
     opening = next(cell.source for cell in code_cells(ROOT / "notebooks" / "intro.md") if "tell_if(" in cell.source)
-    assert opening.split('"""')[1].strip().startswith("**A language model")
+    assert opening.split('"""')[1].strip().startswith("**A small language model")
     assert "\n## " not in text
 
 
