@@ -119,7 +119,7 @@ def _called(kind: str, table: pd.DataFrame) -> dict[str, str]:
 
 
 def whole_blocks(sequences: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
-    """Sequences of so few blocks, drawn by chance, that n exposed are among them: what stands together stays together.
+    """Sequences of two blocks or more, drawn by chance, until n exposed are among them: what stands together stays so.
 
     As many sequences from as many blocks as can be hold one of each null a block, of which A/A cannot be asked.
 
@@ -127,14 +127,15 @@ def whole_blocks(sequences: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame
     ----------
     sequences : columns block and presentations. n : of the exposed, or all there are. seed : of the draw.
 
-    >>> table = pd.DataFrame({"block": [1, 1, 1, 2, 2, 2], "presentations": [32, 32, 0, 32, 32, 0]})
-    >>> whole_blocks(table, 2).block.nunique(), len(whole_blocks(table, 3))
-    (1, 6)
+    >>> table = pd.DataFrame({"block": [1, 1, 1, 2, 2, 2, 3, 3, 3], "presentations": [32, 32, 0] * 3})
+    >>> [whole_blocks(table, n).block.nunique() for n in (1, 4, 5)]
+    [2, 2, 3]
     """
     blocks = sequences.block.drop_duplicates().sample(frac=1, random_state=seed)
     exposed = sequences[sequences.presentations > 0].groupby("block").size().reindex(blocks, fill_value=0)
     before = exposed.cumsum() - exposed
-    return sequences[sequences.block.isin(before.index[before < n])].reset_index(drop=True)
+    kept = before.index[(before < n) | (np.arange(len(before)) < 2)]  # an interval needs two
+    return sequences[sequences.block.isin(kept)].reset_index(drop=True)
 
 
 def learning(*relearned: pd.DataFrame) -> pd.DataFrame:

@@ -87,7 +87,7 @@ def saved(
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, with A/A where a block has two twins, twice: a column `saved`
+    As :func:`lmmem.analysis.randomisation.compare_arms`, with A/A where two blocks have two twins, twice: column `saved`
     says "tokens" (of kl-LD gained beyond twins) or "presentations" (restricted mean until recited, of twins minus of
     the arm).
 
@@ -145,8 +145,8 @@ def beside_equals(
 
 
 def _two_twins(passages: pd.DataFrame, twins: str) -> bool:
-    """Whether twins of one block can be compared with one another."""
-    return bool((passages[passages.arm == twins].groupby("block").size() > 1).any())
+    """Whether twins can be compared with one another: two blocks or more hold two."""
+    return int((passages[passages.arm == twins].groupby("block").size() > 1).sum()) > 1
 
 
 def curves(relearned: pd.DataFrame, value: str = "kl_ld") -> pd.DataFrame:

@@ -90,6 +90,8 @@ def test_a_null_with_one_passage_a_block_has_no_half_to_be_compared_with():
     assert found.aa.isna().all()
     assert found.verdict.str.startswith("found").all()
     assert hidden.told_checks(found)["A/A"].tolist() == ["one a block"]
+    pair = alone.assign(block=alone.block.mask(alone["index"].isin([32, 33]), 0))  # two of one block are too few
+    assert hidden.savings(pair, permutations=99).aa.isna().all()
 
 
 def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict():
