@@ -87,7 +87,7 @@ def saved(
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, with A/A where two blocks have two twins, twice: column `saved`
+    As :func:`lmmem.analysis.randomisation.compare_arms`, twice, with A/A where two blocks have two twins: column saved
     says "tokens" (of kl-LD gained beyond twins) or "presentations" (restricted mean until recited, of twins minus of
     the arm).
 
