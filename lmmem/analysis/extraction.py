@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from lmmem.analysis.contrasts import told_arms
 from lmmem.analysis.randomisation import LEAST, compare_arms, proportion
 from lmmem.analysis.statistics import Interval, interval
 
@@ -37,6 +36,7 @@ Numbers = dict[str, object]
 OFTEN = 0.5  # p of (n, p)-discoverable extraction: with so many samples a text is found as often as not
 SHOWN = (1, 2, 8, 64)  # first tokens of a continuation
 HALVES = ("the one half", "the other half")
+NULL, OFF = "A/A", "A/A excludes 0: no verdict"
 PERTURBATION, SAMPLING, DIFFERENCE = "perturbation", "sampling", "difference"
 BUDGETS = (200, 1_000_000)  # samples
 
@@ -192,8 +192,9 @@ def near_verbatim(near: pd.DataFrame, sampled: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     One line an arm: arm, n (passages), word for word (exact probability, mean), within d (its bound, mean), sampled
-    within d (share of samples whose kl-LD is at most d, with Clopper and Pearson's interval in words; Levenshtein's
-    distance, which is never larger), gained (how many times as probable as word for word, median; in words).
+    within d (share of samples whose kl-LD is at most d, with Clopper and Pearson's interval in words, which is of
+    these passages, not of others; Levenshtein's distance, which is never larger), gained (how many times as probable
+    as word for word, median; in words).
 
     Raises
     ------
@@ -268,7 +269,8 @@ def beyond_twins(table: pd.DataFrame, value: str, by: str, seed: int = 0) -> pd.
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, `by` before it; A/A is there if a block has two twins.
+    As :func:`lmmem.analysis.randomisation.compare_arms`, `by` before it; A/A is there if a block has two twins, and
+    where it excludes 0 the verdict on the exposed is "A/A excludes 0: no verdict" (the plan's rule 14).
 
     Raises
     ------
@@ -279,7 +281,15 @@ def beyond_twins(table: pd.DataFrame, value: str, by: str, seed: int = 0) -> pd.
         raise ValueError("nothing to compare with: no sequence is unexposed")
     twins = never.arm.iloc[0]
     shared = never[never.arm == twins].groupby([by, "block"])["index"].nunique()
-    return compare_arms(table, value, twins, [by], halves=bool((shared > 1).any()), seed=seed).drop(columns="left_out")
+    found = compare_arms(table, value, twins, [by], halves=bool((shared > 1).any()), seed=seed).drop(columns="left_out")
+    null = found[found.arm == NULL]
+    off = found[by].isin(null[by][(null.low > 0) | (null.high < 0)])
+    return found.assign(verdict=found.verdict.mask(off & (found.n >= LEAST) & _exposed(found), OFF))
+
+
+def _exposed(found: pd.DataFrame) -> pd.Series:
+    """Which lines are of arms that were presented."""
+    return (found.arm != NULL) & ~found.arm.str.startswith("elsewhere")
 
 
 def by_hint(hinted: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -306,19 +316,21 @@ def temperature(apart: pd.DataFrame, seed: int = 0) -> Numbers:
 
     Returns
     -------
-    verdict : which arms gain more than their twins, by method. ahead : where sampling finds more than perturbation,
-    or less. once, once_noise : gain over twins of those met once, tokens, by sampling and by perturbation; of the
-    arm with the fewest presentations, `fewest`. chosen : temperatures. samples, n, n_arm : continuations, sequences,
-    and those of an arm at least.
+    verdict : which arms gain more than their twins, by method. ahead : where sampling gains more than perturbation,
+    or less; both where the plan's rules allow a verdict. once, once_noise : gain over twins of those met once, tokens,
+    by sampling and by perturbation; of the arm with the fewest presentations, `fewest`. chosen : temperatures.
+    samples, n, n_arm : continuations, sequences, and those of an arm at least.
     """
     found = beyond_twins(apart, "gain", "method", seed)
     presented = apart.drop_duplicates("arm").set_index("arm").presentations
     fewest = str(presented[presented > 0].idxmin())
     once, noise = (interval(found, method=method, arm=fewest) for method in (SAMPLING, PERTURBATION))
-    between = found[(found.method == DIFFERENCE) & (found.arm != "A/A")]
+    exposed = found[_exposed(found)]
+    each = exposed[exposed.method != DIFFERENCE]
+    each = each.assign(arm=each.arm + " by " + each.method)
     return {
-        "verdict": _told_verdicts(found[found.method != DIFFERENCE]),
-        "ahead": told_arms(between, ["arm"]),
+        "verdict": _told_verdicts(each, "more than their twins gain", "less than their twins gain"),
+        "ahead": _told_verdicts(exposed[exposed.method == DIFFERENCE]) + ".",
         "fewest": fewest,
         "once": once,
         "once_noise": noise,
@@ -329,20 +341,17 @@ def temperature(apart: pd.DataFrame, seed: int = 0) -> Numbers:
     }
 
 
-def _told_verdicts(found: pd.DataFrame) -> str:
-    """Where the verdict is above 0, where it is not, and where too few passages allow none."""
-    said = []
-    exposed = found[found.arm != "A/A"]
-    for verdict, words in (
-        ("above 0", "more than their twins gain"),
-        ("below 0", "less than their twins gain"),
-        ("not established", "not established for"),
-        (f"n < {LEAST}: no verdict", f"no verdict from fewer than {LEAST} passages on"),
-    ):
-        lines = exposed[exposed.verdict == verdict]
-        if len(lines):
-            said.append(f"{words} {', '.join(f'{line.arm} by {line.method}' for line in lines.itertuples())}")
-    told = "; ".join(said)
+def _told_verdicts(exposed: pd.DataFrame, above: str = "above 0 for", below: str = "below 0 for") -> str:
+    """Of which arms the verdict is above 0, below, or not established, and of which and why there is none."""
+    heads = {
+        "above 0": above,
+        "below 0": below,
+        "not established": "not established for",
+        OFF: "no verdict, as A/A excludes 0, on",
+        f"n < {LEAST}: no verdict": f"no verdict from fewer than {LEAST} passages on",
+    }
+    arms = exposed.groupby("verdict", sort=False).arm.agg(", ".join)
+    told = "; ".join(f"{words} {arms[verdict]}" for verdict, words in heads.items() if verdict in arms)
     return told[:1].upper() + told[1:]
 
 
@@ -384,9 +393,10 @@ def hints(found: pd.DataFrame) -> Numbers:
     Returns
     -------
     most : tokens given at most. once, once_0 : of the first arm, `arm`, % of the tokens asked for ahead of twins, with
-    the most tokens given and with the fewest, `least`. verdict : of all arms, with the most tokens.
+    the most tokens given and with the fewest, `least`. verdict : of all arms, with the most tokens, where the plan's
+    rules allow one.
     """
-    exposed = found[(found.arm != "A/A") & ~found.arm.str.startswith("elsewhere")]
+    exposed = found[_exposed(found)]
     most, least, arm = exposed.given.max(), exposed.given.min(), exposed.arm.iloc[0]
     last = exposed[exposed.given == most]
     return {
@@ -395,5 +405,5 @@ def hints(found: pd.DataFrame) -> Numbers:
         "arm": arm,
         "once": interval(exposed, given=most, arm=arm),
         "once_0": interval(exposed, given=least, arm=arm),
-        "verdict": told_arms(last, ["arm"]),
+        "verdict": _told_verdicts(last) + ".",
     }

@@ -27,6 +27,7 @@ __all__ = [
     "by_kind",
     "by_noise",
     "by_way",
+    "concluded",
     "learning",
     "made",
     "over_draws",
@@ -36,6 +37,7 @@ __all__ = [
     "told_checks",
     "told_noise",
     "told_savings",
+    "whole_blocks",
 ]
 
 OPTIMIZER, RATE = "adamw", 5e-4  # the way that was decided on (book/plan.md, "Estimands")
@@ -49,12 +51,17 @@ FEW = "{} negatives"  # too few for a share found at 1 % false alarms
 # Verdicts as a table has room for them.
 SHORT = {"found, beyond the likelihood": "found *"}
 SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
+MARKS = {"tells": " *", "reversed": " -", "A/A excludes 0.5: no verdict": " A/A"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
+ONE_FILE = "{:.1f}, twins of one file"  # or as good as of one: there is no interval
 # Of whose shares found at few false alarms a table tells: one of each sort.
-TOLD = ("loss", "Min-K%++", "noise, fresh half", "relearning")
+FRESH, BEST = "noise, fresh half", "noise, best"
+TOLD = ("loss", "Min-K%++", FRESH, "relearning")
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
+WORDS = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
 FROM_ARM |= {"known 1": "known"}
+NONE = Interval(np.nan, np.nan, np.nan, 0)
 Numbers = dict[str, object]
 
 
@@ -111,6 +118,26 @@ def _called(kind: str, table: pd.DataFrame) -> dict[str, str]:
     return {arm: name for name, arm in _nulls(kind, table).items()} | {kind: "there"}
 
 
+def whole_blocks(sequences: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
+    """Sequences of two blocks or more, drawn by chance, until n exposed are among them: what stands together stays so.
+
+    As many sequences from as many blocks as can be hold one of each null a block, of which A/A cannot be asked.
+
+    Parameters
+    ----------
+    sequences : columns block and presentations. n : of the exposed, or all there are. seed : of the draw.
+
+    >>> table = pd.DataFrame({"block": [1, 1, 1, 2, 2, 2, 3, 3, 3], "presentations": [32, 32, 0] * 3})
+    >>> [whole_blocks(table, n).block.nunique() for n in (1, 4, 5)]
+    [2, 2, 3]
+    """
+    blocks = sequences.block.drop_duplicates().sample(frac=1, random_state=seed)
+    exposed = sequences[sequences.presentations > 0].groupby("block").size().reindex(blocks, fill_value=0)
+    before = exposed.cumsum() - exposed
+    kept = before.index[(before < n) | (np.arange(len(before)) < 2)]  # an interval needs two
+    return sequences[sequences.block.isin(kept)].reset_index(drop=True)
+
+
 def learning(*relearned: pd.DataFrame) -> pd.DataFrame:
     """kl-LD after each presentation, by kind and null.
 
@@ -142,8 +169,9 @@ def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) ->
     One line a kind and null: kind, null, after (presentations), kl_ld (mean, then), kl_ld_null, estimate, low, high
     (tokens saved), n, p; presentations_saved (restricted mean until recited), presentations_low, presentations_high;
     aa, aa_low, aa_high (twins against twins; missing where no block has two); equal, equal_low, equal_high, equal_n
-    (tokens saved beside twins as likely before the first presentation; missing if there are none), verdict: "found",
-    "found, beyond the likelihood", "not established", or that there are too few, or A/A.
+    (tokens saved beside twins as likely before the first presentation; missing if there are none, without a bound if
+    they are as good as of one file), equal_aa (whether A/A of these excludes 0), verdict: "found", "found, beyond the
+    likelihood" (if A/A of these allows it), "not established", or that there are too few, or A/A.
     """
     lines: list[Numbers] = []
     for kind, table in _kinds(*[table for table in relearned if len(table)]):
@@ -152,23 +180,31 @@ def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) ->
             many = min(LATER.get(kind, SOON), int(pair.presentation.max()))
             found = saved(pair, twins, many, permutations=permutations, seed=seed)
             tokens, rounds = (found[found.saved == of] for of in ("tokens", "presentations"))
-            own, aa = tokens[tokens.arm == kind].iloc[0], Interval(np.nan, np.nan, np.nan, 0)
-            if (tokens.arm == "A/A").any():  # some block has two passages of the null
-                aa = interval(tokens, arm="A/A")
+            own, aa = tokens[tokens.arm == kind].iloc[0], _aa(tokens)
             until = interval(rounds, arm=kind)
             means = after(pair, many).groupby("arm").kl_ld.mean()
             line = {"kind": kind, "null": null, "after": many, "kl_ld": means[kind], "kl_ld_null": means[twins]}
             line |= {name: own[name] for name in ("estimate", "low", "high", "n", "p")}
             line |= _ends("presentations_saved", "presentations", until) | _ends("aa", "aa", aa)
-            line |= {"equal": np.nan, "equal_low": np.nan, "equal_high": np.nan, "equal_n": 0}
-            try:
-                equal = interval(beside_equals(pair, twins, many, seed=seed), arm=kind)
-                line |= _ends("equal", "equal", equal) | {"equal_n": equal.n}
-            except ValueError:  # none is as likely, or too few are
-                pass
-            beyond = bool(line["equal_n"] >= LEAST and line["equal_low"] > 0)
+            equal, off = _beside_equals(pair, kind, twins, many, seed)
+            line |= _ends("equal", "equal", equal) | {"equal_n": equal.n, "equal_aa": off}
+            beyond = equal.n >= LEAST and equal.low > 0 and not off
             lines.append(line | {"verdict": _verdict(own.n, own.low, aa, beyond)})
     return pd.DataFrame(lines)
+
+
+def _beside_equals(pair: pd.DataFrame, kind: str, twins: str, many: int, seed: int) -> tuple[Interval, bool]:
+    """Tokens saved beside twins as likely, missing if there are none; whether A/A of these excludes 0."""
+    try:
+        found = beside_equals(pair, twins, many, seed=seed)
+    except ValueError:  # none is as likely
+        return NONE, False
+    return interval(found, arm=kind), _aa(found).excludes_zero
+
+
+def _aa(found: pd.DataFrame) -> Interval:
+    """One half of a null against the other; missing where no block has two, which excludes nothing."""
+    return interval(found, arm=noise.NULL) if (found.arm == noise.NULL).any() else NONE
 
 
 def _ends(name: str, prefix: str, found: Interval) -> dict[str, float]:
@@ -217,9 +253,14 @@ def told_checks(found: pd.DataFrame) -> pd.DataFrame:
         "A/A": ("aa", "aa_low", "aa_high"),
     }
     cells = {name: _cells(found, *columns, missing=MISSING.get(name, "")) for name, columns in ends.items()}
-    pairs = zip(cells["beside equals"], found.equal_n, strict=True)
-    cells["beside equals"] = [f"{cell}, n = {n:.0f}" if n else cell for cell, n in pairs]
+    pairs = zip(cells["beside equals"], found.equal, found.equal_low, found.equal_n, found.equal_aa, strict=True)
+    cells["beside equals"] = [_told_equal(*pair) for pair in pairs]
     return found[["kind", "null"]].assign(**cells).set_index(["kind", "null"])
+
+
+def _told_equal(cell: str, estimate: float, low: float, n: int, off: bool) -> str:
+    said = ONE_FILE.format(estimate) if np.isinf(low) else cell
+    return f"{said}, n = {n}{', A/A is not 0' if off else ''}" if n else said
 
 
 def _check_taught(found: pd.DataFrame) -> None:
@@ -298,8 +339,7 @@ def brought_back(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0
         own = {name: interval(table, arm=kind) for name, table in found.items()}
         told |= {f"{name}_{kind}": ends for name, ends in own.items()}
         something[kind], more[kind] = own["tokens"].low > 0, own["more"].low > 0
-        null = found["tokens"].query("arm == 'A/A'")
-        undecided[kind] = bool(((null.low > 0) | (null.high < 0)).any())
+        undecided[kind] = _aa(found["tokens"]).excludes_zero
     return told | {"verdict": _by_rule_15(something, more, undecided)}
 
 
@@ -324,27 +364,28 @@ def _by_rule_15(something: dict[str, bool], more: dict[str, bool], undecided: di
     return ", and ".join(said)
 
 
-def tells(asked: pd.DataFrame) -> pd.DataFrame:
-    """How well each probe tells each kind from each of its nulls: the plan's rule 12.
+def tells(asked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """How well each probe tells each kind from each of its nulls: the plan's rules 12 and 14.
 
     Parameters
     ----------
-    asked : as :func:`lmmem.experiments.probes.measured` gives it.
+    asked : as :func:`lmmem.experiments.probes.measured` gives it. seed : of the halves of A/A.
 
     Returns
     -------
     One line a kind, null and probe: kind, null, probe, passes, and as :func:`lmmem.analysis.detection.compare`:
     estimate, low, high (area under the ROC curve), n, negatives, p, q (over the probes of this kind and null), verdict;
-    found_at, found_at_low, found_at_high (share found at 1 % false alarms; missing where there are fewer than 100
-    negatives).
+    aa, aa_low, aa_high (the same of one half of each block of the null against the other; where this excludes 0.5,
+    "A/A excludes 0.5: no verdict"; missing where no block has two); found_at,
+    found_at_low, found_at_high (share found at 1 % false alarms; missing where there are fewer than 100 negatives).
     """
-    check_columns(asked, ["organism", "canary", "arm", "presentations", "file", "probe", "score", "passes"])
+    check_columns(asked, ["organism", "canary", "arm", "presentations", "block", "file", "probe", "score", "passes"])
     if asked.empty:
         return asked.assign(kind=[], null=[], estimate=[], verdict=[])
     passes = asked.groupby("probe").passes.max()
     found = []
     for _, organism in asked.groupby("organism", sort=False):
-        columns = ["canary", "arm", "presentations", "file"]
+        columns = ["canary", "arm", "presentations", "block", "file"]
         wide = organism.pivot(index=columns, columns="probe", values="score").reset_index()
         probes = [probe for probe in organism.probe.unique() if probe in wide]
         for kind, table in _kinds(wide):
@@ -352,14 +393,33 @@ def tells(asked: pd.DataFrame) -> pd.DataFrame:
                 pair = table[table.arm.isin([kind, twins])]
                 lines = detection.compare(pair, probes, twins)
                 at = pd.DataFrame([_found_at(pair, probe, twins) for probe in lines.score], index=lines.index)
-                found.append(lines.assign(kind=kind, null=null).join(at))
+                null_ends = _null_areas(pair[pair.arm == twins], lines.score, seed)
+                found.append(_by_rule_14(lines.assign(kind=kind, null=null).join(at).join(null_ends)))
     every = pd.concat(found, ignore_index=True).rename(columns={"score": "probe"}).drop(columns="arm")
     return every.assign(passes=every.probe.map(passes))
 
 
+def _null_areas(negative: pd.DataFrame, probes: pd.Series, seed: int) -> pd.DataFrame:
+    """Area of one half of each block of a null against the other, by chance; missing where no block has two."""
+    turn = negative.sample(frac=1, random_state=seed).groupby("block").cumcount().reindex(negative.index)
+    paired = turn < negative.groupby("block").block.transform("size") // 2 * 2  # of an odd number, one is left out
+    halves = [negative[paired & (turn % 2 == half)] for half in (0, 1)]
+    enough = all(half.file.nunique() > 1 for half in halves)
+    lines = [
+        detection.area(*(half[probe] for half in halves), *(half.file for half in halves)) if enough else NONE
+        for probe in probes
+    ]
+    return pd.DataFrame([_ends("aa", "aa", one) for one in lines], index=probes.index)
+
+
+def _by_rule_14(lines: pd.DataFrame) -> pd.DataFrame:
+    off = (lines.aa_low > 0.5) | (lines.aa_high < 0.5)
+    return lines.assign(verdict=lines.verdict.mask(off & (lines.n >= LEAST), "A/A excludes 0.5: no verdict"))
+
+
 def _found_at(pair: pd.DataFrame, probe: str, twins: str) -> dict[str, float]:
     positive, negative = pair[pair.arm != twins], pair[pair.arm == twins]
-    found = Interval(np.nan, np.nan, np.nan, 0)
+    found = NONE
     if len(negative) >= 100:
         found = detection.found_at(
             positive[probe], negative[probe], clusters_positive=positive.file, clusters_negative=negative.file
@@ -413,7 +473,7 @@ def beside_others(areas: pd.DataFrame, kinds: Sequence[str] = ORDER) -> pd.DataF
     areas = areas[areas.kind.isin(kinds)] if len(areas) else areas
     if areas.empty:
         raise ValueError("no organism was asked by every probe: make replicates")
-    marks = areas.verdict.map({"tells": " *", "reversed": " -"}).fillna("")
+    marks = areas.verdict.map(MARKS).fillna("")
     cells = [Interval(*ends, n=0).brief(2) for ends in zip(areas.estimate, areas.low, areas.high, strict=True)]
     told = areas.assign(told=pd.Series(cells, index=areas.index) + marks)
     told["of"] = told.kind + " / " + told.null + " (n = " + told.n.astype(str) + ")"
@@ -461,8 +521,8 @@ def by_noise(
     Returns
     -------
     One line a kind, null, sigma and score: kind, null, sigma, score ("fresh half", "best of N"), estimate, low, high
-    (tokens), n; verdict: what noise does, "finds", "hardly finds" or "does not find", or that there are too few, or A/A
-    (of passages of this null, in the fresh half).
+    (tokens), n; aa, aa_low, aa_high (A/A of this null, in the fresh half; missing where it has one passage a block);
+    verdict: what noise does, "finds", "hardly finds" or "does not find", or that there are too few, or A/A.
 
     Raises
     ------
@@ -478,15 +538,17 @@ def by_noise(
             pair = still[still.arm.isin([kind, twins])]
             gains = noise.response(pair, tried[tried["index"].isin(pair["index"])], seed=seed, clusters=clusters)
             for _, at in gains.groupby("sigma"):
-                found.append(at[at.arm == kind].assign(kind=kind, null=null, verdict=_by_rule_10(at, kind)))
+                aa = _aa(at[at.score == "fresh half"])
+                lines = at[at.arm == kind].assign(kind=kind, null=null, verdict=_by_rule_10(at, kind, aa))
+                found.append(lines.assign(aa=aa.estimate, aa_low=aa.low, aa_high=aa.high))
     return pd.concat(found, ignore_index=True).drop(columns="arm")
 
 
-def _by_rule_10(gains: pd.DataFrame, kind: str) -> str:
+def _by_rule_10(gains: pd.DataFrame, kind: str, aa: Interval) -> str:
     fresh, best = (interval(gains, arm=kind, score=score) for score in ("fresh half", "best of N"))
     if fresh.n < LEAST:
         return f"n < {LEAST}: no verdict"
-    if (gains.arm == noise.NULL).any() and interval(gains, arm=noise.NULL, score="fresh half").excludes_zero:
+    if aa.excludes_zero:
         return "A/A excludes 0: no verdict"
     return noise.by_rule_10(fresh, best)
 
@@ -499,10 +561,11 @@ def told_noise(gains: pd.DataFrame) -> pd.DataFrame:
     gains : as :func:`by_noise` gives it.
     """
     told = gains.assign(told=_cells(gains, "estimate", "low", "high"), verdict=gains.verdict.replace(SHORT))
-    wide = told.pivot(index=["kind", "null", "sigma", "n", "verdict"], columns="score", values="told")
-    wide = wide.reset_index(["n", "verdict"]).rename_axis(columns=None)
+    told["A/A"] = _cells(gains, "aa", "aa_low", "aa_high", missing=MISSING["A/A"])
+    wide = told.pivot(index=["kind", "null", "sigma", "n", "A/A", "verdict"], columns="score", values="told")
+    wide = wide.reset_index(["n", "A/A", "verdict"]).rename_axis(columns=None)
     wide = wide.sort_index(level=["kind", "null"], key=_in_order, sort_remaining=False, kind="stable")
-    return wide[["n", "fresh half", "best of N", "verdict"]]
+    return wide[["n", "A/A", "fresh half", "best of N", "verdict"]]
 
 
 def by_cost(relearned: Sequence[pd.DataFrame], noisy: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -552,24 +615,28 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     -------
     Of hidden and erased (against those treated alike) and forgotten: saved_.., tokens saved; noise_.., area of the
     fresh half of noise; loss_.., of the likelihood. saved_after : tokens saved of the once-presented, just after;
-    loss_untouched : area of the likelihood for the erased beside the untouched. And those of :func:`quotable`.
+    loss_untouched : area of the likelihood for the erased beside the untouched. best : as noise of :func:`quotable`,
+    by the best draw; and all of that. soon, later : presentations after which savings are read, of these and of the
+    once-presented.
 
     Raises
     ------
     ValueError : one of them was not measured.
     """
     told = quotable(found, areas)
+    told["best"] = _told_verdicts(areas[(areas.null != "untouched") & (areas.probe == BEST)])
     for kind, null in (("hidden", "treated alike"), ("erased", "treated alike"), ("forgotten", "unexposed")):
         told[f"saved_{kind}"] = interval(found, kind=kind, null=null)
-        for name, probe in {"noise": "noise, fresh half", "loss": "loss"}.items():
+        for name, probe in {"noise": FRESH, "loss": "loss"}.items():
             told[f"{name}_{kind}"] = interval(areas, kind=kind, null=null, probe=probe)
     told["saved_after"] = interval(found, kind="just after", null="unexposed")
+    told["soon"], told["later"] = (int(found.after[found.kind == kind].max()) for kind in ("hidden", "just after"))
     told["loss_untouched"] = interval(areas, kind="erased", null="untouched", probe="loss")
     return told
 
 
 def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
-    """What noise, likelihood and relearning find and do not find, by the plan's rules, in words.
+    """What noise and the likelihood tell (rule 12, by area), and what relearning finds (rule 11, by tokens), in words.
 
     Parameters
     ----------
@@ -577,10 +644,10 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
 
     Returns
     -------
-    noise, likelihood, relearning : the kinds that each finds beside its null (of hidden and erased, that treated
-    alike), those that it is not shown to find, and those of which there is no verdict, in words. outside : the same
-    of the likelihood beside untouched passages, which is what one has who knows of no treatment; and which of its
-    other scores tell what it does not.
+    noise (in the fresh half), likelihood, relearning : the kinds that each tells or finds beside its null (of hidden
+    and erased, that treated alike), those that it is not shown to, and those of which there is no verdict, in words.
+    outside : the same of the likelihood beside untouched passages, which is what one has who knows of no treatment;
+    and which of its other scores tell what it does not.
 
     Raises
     ------
@@ -588,21 +655,37 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     """
     if areas.empty or found.empty:
         raise ValueError("no derived organism was taught again and asked: make replicates")
-    main = areas[areas.null != "untouched"]
-    told: Numbers = {}
-    for name, probe in {"noise": "noise, fresh half", "likelihood": "loss"}.items():
-        lines = main[main.probe == probe]
-        told[name] = _finds(lines.kind, lines.verdict == "tells", lines.verdict.str.contains("no verdict"))
-    told["outside"] = _outside(areas[areas.null == "untouched"])
-    lines = found[found.null != "untouched"]
-    sides = lines.verdict.str.startswith("found"), lines.verdict.str.contains("no verdict")
-    return told | {"relearning": _finds(lines.kind, *sides)}
+    main, lines = (table[table.null != "untouched"] for table in (areas, found))
+    return {
+        "noise": _told_verdicts(main[main.probe == FRESH]),
+        "likelihood": _told_verdicts(main[main.probe == "loss"]),
+        "outside": _outside(areas[areas.null == "untouched"]),
+        "relearning": _told_verdicts(lines, "find", "found"),
+    }
+
+
+def concluded(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
+    """As :func:`quotable`, and missed: which kinds relearning finds that noise is not shown to tell, in a sentence.
+
+    Raises
+    ------
+    ValueError : as for :func:`quotable`.
+    """
+    told = quotable(found, areas)
+    sure = set(found.kind[(found.null != "untouched") & found.verdict.str.startswith("found")])
+    noisy = areas[(areas.null != "untouched") & (areas.probe == FRESH) & ~areas.verdict.str.contains("no verdict")]
+    missed = [kind for kind in ORDER if kind in sure & set(noisy.kind[noisy.verdict != "tells"])]
+    said = "There is nothing here that relearning finds and noise is not shown to tell."
+    if missed:
+        names = ", ".join(WORDS.get(kind, f"the {kind}") for kind in missed)
+        said = f"Noise is not shown to tell {names}, and relearning finds them: what noise does not show may be there."
+    return told | {"missed": said}
 
 
 def _outside(areas: pd.DataFrame) -> str:
-    """What the likelihood finds beside untouched passages, and which of its other scores tell what it does not."""
+    """What the likelihood tells beside untouched passages, and which of its other scores tell what it does not."""
     loss = areas[areas.probe == "loss"]
-    said = _finds(loss.kind, loss.verdict == "tells", loss.verdict.str.contains("no verdict"))
+    said = _told_verdicts(loss)
     missed = loss.kind[loss.verdict != "tells"]
     others = areas[areas.kind.isin(missed) & areas.probe.isin([*SCORES.values()]) & (areas.verdict == "tells")]
     for kind, lines in others.groupby("kind"):
@@ -611,12 +694,13 @@ def _outside(areas: pd.DataFrame) -> str:
     return said
 
 
-def _finds(kinds: pd.Series, yes: pd.Series, undecided: pd.Series) -> str:
-    words = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
-    sides = {"finds": yes, "is not shown to find": ~yes & ~undecided, "is without a verdict on": undecided}
+def _told_verdicts(lines: pd.DataFrame, verb: str = "tell", yes: str = "tells") -> str:
+    """Of which kinds the verdict begins with `yes`, of which it does not, and of which there is none."""
+    holds, none = lines.verdict.str.startswith(yes), lines.verdict.str.contains("no verdict")
+    sides = {f"{verb}s": holds, f"is not shown to {verb}": ~holds & ~none, "is without a verdict on": none}
     parts = []
     for head, which in sides.items():
-        there = [words.get(kind, f"the {kind}") for kind in ORDER if kind in set(kinds[which])]
+        there = [WORDS.get(kind, f"the {kind}") for kind in ORDER if kind in set(lines.kind[which])]
         if there:
             parts.append(f"{head} {', '.join(there)}")
     return "; it ".join(parts)

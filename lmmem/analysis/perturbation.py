@@ -42,11 +42,11 @@ def answer(found: pd.DataFrame, dispersion: pd.DataFrame) -> Numbers:
 
     Returns
     -------
-    verdict : what rule 10 says of each arm, in words, and of which it says nothing; null : what A/A shows, first
-    where it excludes 0. once, once_best : fresh half and best-of-N of the arm with the fewest presentations, `fewest`;
-    top, top_best : of the arm that best-of-N favours most, `top_arm`. least_sd, most_sd : least and largest s.d. of
-    an arm over draws, tokens; least_reach, most_reach : of (mean - best) / s.d.; expected : of normal draws. draws,
-    n, n_arm : draws, sequences, and those of an arm at least.
+    verdict : what rule 10 says of each arm, in words, and of which it says nothing, of all where A/A excludes 0
+    (rule 14); null : what A/A shows. once, once_best : fresh half and best-of-N of the arm with the fewest
+    presentations, `fewest`; top, top_best : of the arm that best-of-N favours most, `top_arm`. least_sd, most_sd :
+    least and largest s.d. of an arm over draws, tokens; least_reach, most_reach : of (mean - best) / s.d.; expected :
+    of normal draws. draws, n, n_arm : draws, sequences, and those of an arm at least.
     """
     arms = [arm for arm in found.arm.unique() if arm != noise.NULL]
     fewest = min(arms, key=lambda arm: int(arm.rpartition(" ")[2]))
@@ -285,11 +285,15 @@ def costs(measured: pd.DataFrame, sigma: float) -> Numbers:
 
 
 def _verdicts(found: pd.DataFrame, arms: list[str]) -> str:
-    """Rule 10, arm by arm, in words."""
+    """Rule 10, arm by arm, in words; by rule 14 none where A/A excludes 0."""
     said: dict[str, list[str]] = {}
+    null = found[(found.arm == noise.NULL) & (found.score == "fresh half")]
+    off = bool(((null.low > 0) | (null.high < 0)).any())
     for arm in arms:
         fresh, best = (interval(found, arm=arm, score=score) for score in ("fresh half", "best of N"))
         words = f"noise {noise.by_rule_10(fresh, best)}"
+        if off:
+            words = "A/A excludes 0, so that by rule 14 there is no verdict on"
         if fresh.n < LEAST:
             words = f"fewer than {LEAST} passages give no verdict on"
         said.setdefault(words, []).append(f"{arm} (n = {fresh.n})")

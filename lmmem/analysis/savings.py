@@ -7,10 +7,13 @@ until a passage is recited. Tables of ``Study.relearned`` in, or what
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
+from lmmem.analysis.matching import caliper_difference
 from lmmem.analysis.randomisation import PERMUTATIONS, cluster_mean, compare_arms
 from lmmem.analysis.statistics import Interval, check_columns
 
@@ -84,7 +87,7 @@ def saved(
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, with A/A where a block has two twins, twice: a column `saved`
+    As :func:`lmmem.analysis.randomisation.compare_arms`, twice, with A/A where two blocks have two twins: column saved
     says "tokens" (of kl-LD gained beyond twins) or "presentations" (restricted mean until recited, of twins minus of
     the arm).
 
@@ -106,42 +109,44 @@ def beside_equals(
 ) -> pd.DataFrame:
     """Savings in tokens over twins that were as likely before the first presentation: what the likelihood does not see.
 
-    Passages are put into bins of their starting loss, within those that were taught to the same weights, in the place
-    of blocks; those without a twin in their bin are left out, and counted.
+    Each passage stands beside those twins, taught to the same weights, whose starting loss is within a caliper of its
+    own (:func:`lmmem.analysis.matching.caliper_difference`); passages without one are left out, and counted.
 
     Parameters
     ----------
-    relearned, twins, presentations, seed : as for :func:`saved`. width : of a bin, nats per token.
+    relearned, twins, presentations : as for :func:`saved`. width : of the caliper, nats per token.
+    seed : of the halves of the twins.
 
     Returns
     -------
-    As :func:`lmmem.analysis.randomisation.compare_arms`, and out (passages of the arm without an equal twin).
+    One line an arm, and "A/A", one half of the twins against the other, where these can be compared: arm, estimate,
+    low, high (tokens; infinite where twins are as good as of one file), n (with a twin), out (without).
 
     Raises
     ------
-    ValueError : no twin is as likely as any passage of the others.
+    ValueError : no twin is as likely as any passage of an arm.
 
     >>> beside_equals(simulated(saved=10.0, seed=0), "spread 0", 8).arm.tolist()
     ['spread 64', 'A/A']
     """
     passages = after(relearned, presentations)
-    taught_together = [column for column in WHERE if column in passages]
-    alike = passages.assign(bin=np.floor(passages.loss / width)).groupby([*taught_together, "bin"])
-    passages = passages.assign(block=alike.ngroup())
+    weights = [column for column in WHERE if column in passages]
+
+    def beside(arm: str, own: pd.DataFrame, others: pd.DataFrame) -> tuple[object, ...]:
+        found = caliper_difference(own, others, "tokens", "loss", width, weights)
+        return arm, *found, len(own) - found.n
+
     of_twins = passages[passages.arm == twins]
-    if not passages.block[passages.arm != twins].isin(of_twins.block).any():
-        raise ValueError(f"no passage of {twins} is within {width:g} nats a token of any other before the first time")
-    kept = passages[(passages.arm == twins) | passages.block.isin(of_twins.block)]
-    there = set(kept.arm[kept.presentations > 0])
-    found = compare_arms(kept, "tokens", twins, seed=seed, halves=_two_twins(kept, twins))
-    sizes = passages.groupby("arm").size()
-    out = [sizes[arm] - n if arm in there else 0 for arm, n in zip(found.arm, found.n, strict=True)]
-    return found.assign(out=out)
+    lines = [beside(str(arm), own, of_twins) for arm, own in passages[passages.arm != twins].groupby("arm")]
+    half = of_twins.sample(frac=0.5, random_state=seed)
+    with contextlib.suppress(ValueError):  # none of one half is as likely as any of the other
+        lines.append(beside("A/A", half, of_twins.drop(half.index)))
+    return pd.DataFrame(lines, columns=["arm", *Interval._fields, "out"])
 
 
 def _two_twins(passages: pd.DataFrame, twins: str) -> bool:
-    """Whether twins of one block can be compared with one another."""
-    return bool((passages[passages.arm == twins].groupby("block").size() > 1).any())
+    """Whether twins can be compared with one another: two blocks or more hold two."""
+    return int((passages[passages.arm == twins].groupby("block").size() > 1).sum()) > 1
 
 
 def curves(relearned: pd.DataFrame, value: str = "kl_ld") -> pd.DataFrame:

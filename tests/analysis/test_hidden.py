@@ -36,7 +36,7 @@ def noise(kind: str, ahead: float, seed: int = 0) -> pd.DataFrame:
 def asked(scores: dict[str, float], seed: int = 0) -> pd.DataFrame:
     """Probes of a derived organism, each ahead by so many standard deviations for the passages that are there."""
     rng = np.random.default_rng(seed)
-    passages = pd.DataFrame({"canary": range(300), "file": rng.integers(0, 150, 300)})
+    passages = pd.DataFrame({"canary": range(300), "file": rng.integers(0, 150, 300), "block": np.arange(300) % 30})
     passages["arm"] = ["hidden 32"] * 60 + ["hidden 0"] * 60 + ["untouched 0"] * 180
     passages["presentations"] = 32 * (passages.arm == "hidden 32")
     tables = [
@@ -90,6 +90,8 @@ def test_a_null_with_one_passage_a_block_has_no_half_to_be_compared_with():
     assert found.aa.isna().all()
     assert found.verdict.str.startswith("found").all()
     assert hidden.told_checks(found)["A/A"].tolist() == ["one a block"]
+    pair = alone.assign(block=alone.block.mask(alone["index"].isin([32, 33]), 0))  # two of one block are too few
+    assert hidden.savings(pair, permutations=99).aa.isna().all()
 
 
 def test_other_ways_of_teaching_are_told_apart_and_do_not_count_for_the_verdict():
@@ -178,6 +180,7 @@ def test_a_probe_that_knows_tells_and_one_that_guesses_does_not():
     assert told.loc["reversed"].iloc[1].endswith(" -")
 
 
+@pytest.mark.slow
 def test_random_probes_tell_at_no_more_than_their_level():
     told = 0
     for seed in range(20):
@@ -234,10 +237,88 @@ def test_rule_10_is_told_of_each_sigma_and_null():
     told = hidden.told_noise(found)
     assert told.index.tolist() == [("erased", null, s) for null in ("treated alike", "untouched") for s in (0.01, 0.02)]
     assert told.n.tolist() == [32] * 4
+    assert told["A/A"].str.contains(" to ").all()
+    alone = before.drop_duplicates(["step", "block", "arm"])
+    one = hidden.by_noise([alone], [tried[tried["index"].isin(alone["index"]) & (tried.sigma == 0.02)]])
+    assert one.aa.isna().all()
+    assert set(hidden.told_noise(one)["A/A"]) == {"one a block"}
     few = before["index"] < 50
     assert set(hidden.by_noise([before[few]], [tried[tried["index"] < 50]]).verdict) == {"n < 16: no verdict"}
     with pytest.raises(ValueError, match="no organism is derived from this model"):
         hidden.by_noise([], [])
+
+
+def test_a_null_that_noise_tells_from_itself_gives_no_verdict():
+    before, tried = halves("erased", 8.0, 8.0)
+    at = tried.sigma == 0.02
+    alone = before[(before.step == 20) & before.arm.isin(["erased 32", "erased 0"])]
+    chance = pd.Series(np.random.default_rng(0).permutation(64), alone.index[alone.arm == "erased 0"])  # as noise draws
+    moved = set(alone["index"][chance.index[chance.groupby(alone.block).rank() == 1]])
+    lucky = at & tried["index"].isin(moved) & (tried.draw == 5)
+    apart = tried.assign(kl_first=tried.kl_first - 15 * lucky, kl_second=tried.kl_second - 12 * lucky)
+    found = hidden.by_noise([before], [apart]).query("sigma == 0.02").set_index(["null", "score"])
+    assert found.aa["treated alike", "fresh half"] > 6
+    assert set(found.verdict["treated alike"]) == {"A/A excludes 0: no verdict"}
+    assert set(found.verdict["untouched"]) == {"finds"}
+
+
+def test_blocks_that_stay_whole_allow_a_null_to_be_held_against_itself():
+    before, _ = halves("erased", 8.0, 8.0)
+    both = pd.concat([before, before.assign(index=before["index"] + 160)])  # ten a block, as in a derived organism
+    chosen = hidden.whole_blocks(both[both.step == 20], 32)
+    assert chosen.groupby("arm").size().to_dict() == {"erased 32": 32, "erased 0": 64, "untouched 0": 64}
+    assert chosen.block.nunique() == 16
+    assert (
+        hidden.whole_blocks(both[both.step == 20], 32, seed=1).block.unique().tolist() != chosen.block.unique().tolist()
+    )
+    assert len(hidden.whole_blocks(chosen, 99)) == len(chosen)
+
+
+def test_a_null_whose_halves_differ_gives_a_probe_no_verdict():
+    table = asked({"loss": 2.0, "noise, fresh half": 2.0, "noise, best": 2.0})
+    null = table[(table.arm == "hidden 0") & (table.probe == "loss")].set_index("canary")
+    later = null.sample(frac=1, random_state=0).groupby("block").cumcount() % 2  # as hidden draws the halves
+    moved = (table.probe == "loss") & table.canary.isin(later.index[later == 0])
+    areas = hidden.tells(table.assign(score=table.score + 1.5 * moved)).set_index(["null", "probe"])
+    assert areas.aa["treated alike", "loss"] > 0.7
+    assert areas.verdict["treated alike", "loss"] == "A/A excludes 0.5: no verdict"
+    assert areas.verdict["untouched", "loss"] == "tells"
+    assert areas.verdict["treated alike", "noise, best"] == "tells"
+    told = hidden.beside_others(areas.reset_index())
+    assert told.loc["loss"].iloc[1].endswith(" A/A")
+    found = hidden.savings(treated(), permutations=99)
+    assert hidden.quotable(found, areas.reset_index())["likelihood"] == "is without a verdict on the hidden"
+    alone = table.assign(block=table.canary)
+    assert hidden.tells(alone).aa.isna().all()
+
+
+def test_equals_of_one_file_and_a_null_of_equals_that_differs_are_said():
+    table = treated()
+    table["cross_entropy"] += 3 * (table.presentations > 0)  # far from all twins
+    start = table[table.presentation == 0].groupby("index").cross_entropy.first()
+    lent = table["index"].isin([32, 33])  # of those treated alike, as likely as the passages
+    level = start[table.drop_duplicates("index").set_index("index").presentations > 0].mean()
+    table.loc[lent, "cross_entropy"] = level - 0.1 * table.presentation[lent]
+    table.loc[lent, "file"] = 7
+    found = hidden.savings(table, permutations=99).set_index("null")
+    assert np.isinf(found.equal_low["treated alike"])
+    assert found.equal_n["treated alike"] > 16
+    assert found.verdict["treated alike"] == "found"
+    told = hidden.told_checks(found.reset_index())["beside equals"].tolist()
+    assert told[0].endswith(f", twins of one file, n = {found.equal_n['treated alike']}")
+    assert told[1] == "none as likely"
+
+
+def test_more_than_the_likelihood_does_needs_equals_that_are_none_of_their_own():
+    table = treated()
+    alike = table[(table.arm == "hidden 0") & (table.presentation == 0) & (table.seed == 0)].reset_index(drop=True)
+    moved = alike.sample(frac=0.5, random_state=0)["index"]  # as savings draws the half
+    apart = table.assign(kl_ld=table.kl_ld - 12 * (table["index"].isin(moved) & (table.presentation > 0)))
+    found = hidden.savings(apart, permutations=99).set_index("null")
+    assert found.equal_aa.to_dict() == {"treated alike": True, "untouched": False}
+    assert found.equal_low["treated alike"] > 0
+    assert found.verdict.to_dict() == {"treated alike": "found", "untouched": "found, beyond the likelihood"}
+    assert hidden.told_checks(found.reset_index())["beside equals"].iloc[0].endswith(", A/A is not 0")
 
 
 def test_draws_are_told_by_their_expected_best():
@@ -258,19 +339,28 @@ def test_answer_tells_what_there_is_and_refuses_what_there_is_not():
 
 def test_what_each_finds_is_told_in_words():
     areas = hidden.tells(asked({"loss": 2.0, "noise, fresh half": 0.0}))
-    told = hidden.quotable(hidden.savings(treated(), permutations=99), areas)
+    saved = hidden.savings(treated(), permutations=99)
+    told = hidden.quotable(saved, areas)
     assert told == {
-        "noise": "is not shown to find the hidden",
-        "likelihood": "finds the hidden",
+        "noise": "is not shown to tell the hidden",
+        "likelihood": "tells the hidden",
         "relearning": "finds the hidden",
-        "outside": "finds the hidden",
+        "outside": "tells the hidden",
     }
+    assert hidden.concluded(saved, areas) == told | {
+        "missed": "Noise is not shown to tell the hidden, and relearning finds them: what noise does not show may be "
+        "there."
+    }
+    nothing = hidden.savings(treated(saved=-20.0), permutations=99)
+    assert hidden.concluded(nothing, areas)["missed"] == (
+        "There is nothing here that relearning finds and noise is not shown to tell."
+    )
     few = hidden.savings(treated().query("index < 12 or index >= 32"), permutations=99)
     assert hidden.quotable(few, areas)["relearning"] == "is without a verdict on the hidden"
     areas = hidden.tells(asked({"loss": 0.0, "noise, fresh half": 0.0, "mean rank": 2.0, "Min-K%": 0.0, "hints": 2.0}))
     rank = areas[(areas.null == "untouched") & (areas.probe == "mean rank")].iloc[0]
-    assert hidden.quotable(hidden.savings(treated(), permutations=99), areas)["outside"] == (
-        "is not shown to find the hidden; other scores of it tell the hidden: mean rank "
+    assert hidden.quotable(saved, areas)["outside"] == (
+        "is not shown to tell the hidden; other scores of it tell the hidden: mean rank "
         f"{rank.estimate:.2f} ({rank.low:.2f} to {rank.high:.2f})"
     )
 

@@ -43,6 +43,9 @@ def test_rule_10_is_told_arm_by_arm():
 def test_null_that_is_none_is_told_and_forbids_a_verdict():
     found = perturbation.answer(table(spread_16=(8, 15, 16), A_A=(2.0, 0.1, 16)), SCATTER)
     assert "by rule 14 nothing beside it gets a verdict" in found["null"]
+    assert found["verdict"] == "A/A excludes 0, so that by rule 14 there is no verdict on spread 16 (n = 16)"
+    few = perturbation.answer(table(spread_16=(8, 15, 16), q2_64=(9, 9, 8), A_A=(-2.0, 0.1, 16)), SCATTER)
+    assert few["verdict"].endswith("on spread 16 (n = 16), fewer than 16 passages give no verdict on q2 64 (n = 8)")
     assert perturbation.answer(table(row_1=(0, 0, 16)), SCATTER)["null"].startswith("no block holds two twins")
 
 

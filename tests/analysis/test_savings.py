@@ -85,6 +85,54 @@ def test_twins_of_the_same_loss_take_away_what_the_likelihood_sees():
     assert equal.n + equal.out == 60
 
 
+def begun_apart(saved: float, slope: float = 10.0, seed: int = 0, loss: float = 0.0) -> pd.DataFrame:
+    """Passages that begin likelier than twins; what is likelier by a nat is learnt sooner by `slope` tokens."""
+    table = simulated(saved, passages=48, twins=96, seeds=1, presentations=2, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    met = np.arange(144) < 48
+    start = np.where(met, rng.normal(2.6, 0.7, 144), rng.normal(3.3, 0.9, 144))
+    sooner = slope * (4 - start) + rng.normal(0, 3, 144) + rng.normal(0, 6, 144) * met  # some are saved more
+    sooner += rng.normal(0, 3, 144)[table.drop_duplicates("index").file.to_numpy()]
+    first = table.presentation == 0
+    kl = table.kl_ld - np.where(first, 0, sooner[table["index"]])
+    return table.assign(kl_ld=kl, cross_entropy=start[table["index"]] + loss - 0.1 * table.presentation)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", [0.0, 6.0])
+def test_savings_beside_equals_are_covered_though_the_likelihood_drives_what_is_learnt(planted):
+    found = [beside_equals(begun_apart(planted, seed=seed), "spread 0", 2) for seed in range(200)]
+    own = pd.concat([table[table.arm == "spread 64"] for table in found])
+    assert 0.92 <= ((own.low < planted) & (planted < own.high)).mean() <= 0.98
+    assert abs(own.estimate.mean() - planted) < 0.4
+    null = pd.concat([table[table.arm == "A/A"] for table in found])
+    assert ((null.low < 0) & (null.high > 0)).mean() >= 0.92
+    assert (own.n + own.out == 48).all()
+    unmatched = [saved(begun_apart(planted, seed=seed), "spread 0", 2, permutations=19) for seed in range(5)]
+    assert np.mean([table.estimate[0] for table in unmatched]) > planted + 5
+
+
+def test_equals_do_not_depend_on_where_losses_are_counted_from():
+    found = [beside_equals(begun_apart(6.0, loss=loss), "spread 0", 2) for loss in (0.0, 0.03, 0.05, 1.07)]
+    for table in found[1:]:
+        pd.testing.assert_frame_equal(table, found[0])
+    passages = after(begun_apart(6.0), 2)
+    of = passages.groupby("arm")
+    near = abs(of.get_group("spread 64").loss.to_numpy()[:, None] - of.get_group("spread 0").loss.to_numpy()) <= 0.1
+    assert found[0].n[0] == near.any(axis=1).sum()
+
+
+def test_equals_are_of_the_same_weights():
+    table = begun_apart(6.0)
+    apart = table.assign(organism=np.where(table["index"] < 24, "a", "b"), step=1)
+    with pytest.raises(ValueError, match="no twin is within"):
+        beside_equals(apart[(apart["index"] < 24) | (apart.presentations == 0)], "spread 0", 2)
+    there = beside_equals(apart, "spread 0", 2)
+    alone = beside_equals(table[table["index"] >= 24], "spread 0", 2)
+    assert there.n[0] == alone.n[0]
+    assert there.estimate[0] == pytest.approx(alone.estimate[0])
+
+
 def test_what_cannot_be_compared_is_refused():
     table = small()
     with pytest.raises(ValueError, match="presentations=7: what is compared was measured after 0, 1, 2, 3"):
@@ -95,5 +143,5 @@ def test_what_cannot_be_compared_is_refused():
         after(pd.concat([table, table]), 3)
     with pytest.raises(ValueError, match="no passage of spread 0 is recited"):
         hazard(table, "spread 1", "spread 0")
-    with pytest.raises(ValueError, match=r"no passage of spread 0 is within 0\.1 nats a token"):
+    with pytest.raises(ValueError, match=r"no twin is within 0\.1 of any passage by loss"):
         beside_equals(table, "spread 0", 3)

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from lmmem.analysis import contrasts, extraction
+from lmmem.analysis.randomisation import _half
 
 LENGTH = 4
 WORDS = 3
@@ -213,7 +214,7 @@ def test_gains_are_told_with_the_verdicts_that_their_numbers_allow():
     found = extraction.temperature(extraction.chosen_apart(best(ahead=4.0)))
     assert "More than their twins gain spread 16 by perturbation, spread 16 by sampling" in found["verdict"]
     assert "not established for spread 1 by perturbation" in found["verdict"]
-    assert found["ahead"] == "The interval lies above 0 for spread 16, and includes 0 for spread 1."
+    assert found["ahead"] == "Above 0 for spread 16; not established for spread 1."
     assert (found["fewest"], found["chosen"], found["samples"], found["n"], found["n_arm"]) == (
         *("spread 1", "0.3"),
         *(20, 96, 32),
@@ -221,6 +222,23 @@ def test_gains_are_told_with_the_verdicts_that_their_numbers_allow():
     assert found["once"].low < 0 < found["once"].high
     few = extraction.temperature(extraction.chosen_apart(best(blocks=8)))
     assert few["verdict"].startswith("No verdict from fewer than 16 passages on")
+    assert few["ahead"] == "No verdict from fewer than 16 passages on spread 1, spread 16."
+
+
+def test_twins_that_differ_from_twins_forbid_a_verdict_by_that_method_alone():
+    table, more = best(), best(seed=3)
+    more = more[more.presentations == 0].assign(index=lambda t: t["index"] + 5000)
+    apart = extraction.chosen_apart(pd.concat([table, more], ignore_index=True))
+    cell = apart[(apart.method == "sampling") & (apart.presentations == 0)].reset_index(drop=True)
+    moved = (apart.method == "sampling") & apart["index"].isin(cell["index"][_half(cell.block, 0)])
+    found = extraction.temperature(apart.assign(gain=apart.gain + 4 * moved, file=apart["index"]))
+    assert found["verdict"] == (
+        "More than their twins gain spread 16 by perturbation; not established for spread 1 by perturbation; no "
+        "verdict, as A/A excludes 0, on spread 1 by sampling, spread 16 by sampling"
+    )
+    assert extraction.temperature(apart.assign(file=apart["index"]))["verdict"].startswith(
+        "More than their twins gain spread 16 by perturbation, spread 16 by sampling"
+    )
 
 
 def test_hints_are_told_against_twins_and_halves_of_twins():
@@ -238,7 +256,12 @@ def test_hints_are_told_against_twins_and_halves_of_twins():
     said = extraction.hints(found)
     assert (said["most"], said["least"], said["arm"]) == (8, 1, "spread 1")
     assert said["once"].low < 0 < said["once"].high
-    assert said["verdict"] == "The interval lies above 0 for spread 16, and includes 0 for spread 1."
+    assert said["verdict"] == "Above 0 for spread 16; not established for spread 1."
+    few = extraction.hints(extraction.by_hint(table[table.block < 8].assign(file=table["index"].astype(str))))
+    assert few["verdict"] == "No verdict from fewer than 16 passages on spread 1, spread 16."
+    by_luck = found.assign(q=np.where(found.arm == "spread 16", 0.4, found.q))
+    by_luck["verdict"] = by_luck.verdict.mask(by_luck.arm == "spread 16", "not established")
+    assert extraction.hints(by_luck)["verdict"] == "Not established for spread 1, spread 16."
     learnt = found[(found.arm == "spread 16") & (found.given == 8)]
     assert learnt.estimate.item() == pytest.approx(50, abs=3)
     with pytest.raises(ValueError, match="no sequence is unexposed"):
