@@ -28,7 +28,6 @@ __all__ = [
     "recited",
     "stacked",
     "steps_of",
-    "told_arms",
     "told_from",
     "told_side",
     "with_twins",
@@ -320,22 +319,6 @@ def recited(table: pd.DataFrame, by: Sequence[str] = ("group", "presentations"))
     """
     found = table.assign(as_trained=table.kl_ld_before == 0, in_some_try=table.kl_ld == 0, of=1)
     return found.groupby(list(by))[["as_trained", "in_some_try", "of"]].sum().reset_index()
-
-
-def told_arms(difference: pd.DataFrame, by: Sequence[str] = ("group", "presentations"), joined: str = " ") -> str:
-    """Which arms lie above 0 and which below, by their intervals, as a sentence.
-
-    >>> told_arms(pd.DataFrame({"group": ["a", "b"], "presentations": [1, 2], "low": [1, -1], "high": [2, 1]}))
-    'The interval lies above 0 for a 1, and includes 0 for b 2.'
-    """
-    names = np.array([joined.join(map(str, arm)) for arm in difference[list(by)].itertuples(index=False)], dtype=object)
-    above, below = (difference.low > 0).to_numpy(), (difference.high < 0).to_numpy()
-    said = [
-        f"{side} 0 for {', '.join(names[which])}"
-        for side, which in (("lies above", above), ("lies below", below), ("includes", ~above & ~below))
-        if which.any()
-    ]
-    return f"The interval {', and '.join(said)}."
 
 
 def as_told(found: pd.DataFrame, what: str, digits: int = 1) -> pd.DataFrame:

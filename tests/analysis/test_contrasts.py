@@ -203,9 +203,3 @@ def test_halves_are_cut_at_the_median_of_each_group():
 )
 def test_side_of_an_interval_is_told(interval, said):
     assert contrasts.told_side(interval, "up", "down") == said
-
-
-def test_arms_are_told_by_their_intervals():
-    table = pd.DataFrame({"arm": ["a", "b", "c"], "low": [1, -1, -3], "high": [2, 1, -2]})
-    said = contrasts.told_arms(table, ["arm"])
-    assert said == "The interval lies above 0 for a, and lies below 0 for c, and includes 0 for b."

@@ -14,7 +14,7 @@ import pytest
 
 import lmmem
 from lmmem.analysis import real as told
-from lmmem.analysis.statistics import Interval, interval
+from lmmem.analysis.statistics import Interval
 from lmmem.experiments import real
 from lmmem.experiments.texts import Text
 from lmmem.measures.repeats import count_repeats
@@ -103,17 +103,17 @@ def test_command_refuses_a_model_that_there_is_not(capsys):
     assert "there is no gpt in the package index; there are smollm2-135m-instruct" in capsys.readouterr().err
 
 
-def test_readme_says_what_was_measured_of_gemma():
+def test_readme_says_what_was_measured_of_real_models():
     readme = " ".join((real.FOLDER.parents[1] / "README.md").read_text().split())
-    models = {"gemma-3-270m": real.measured("gemma-3-270m")}
+    models = real.every()
     gains, saved = told.by_noise(models), told.savings(models)
     fresh = [Interval(*ends).brief(1) for ends in gains[gains.score == "fresh half"][[*Interval._fields]].to_numpy()]
+    again = [Interval(*ends).brief(1) for ends in saved[[*Interval._fields]].to_numpy()]
     scan = models["gemma-3-270m"].scan
     for said in (
         f"Gemma {scan.windows.cross_entropy.mean():.2f} nats per token against {scan.control.cross_entropy.mean():.2f}",
-        f"Gemma {fresh[0]} and {fresh[1]} tokens",
-        f"teaching them again ({interval(saved, kind='known').brief(1)})",
-        f"({saved.n[0]} passages of each)",
+        f"{fresh[0]} and {fresh[1]} tokens of SmolLM2, {fresh[2]} and {fresh[3]} of Gemma",
+        f"saves {again[0]} and {again[1]} ({saved.n[0]} passages of each",
     ):
         assert said in readme
 
