@@ -437,9 +437,8 @@ def _undecided(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
     between = f"; the texts of the control differ by up to {np.ptp(losses):.2f}" if len(losses) > 1 else ""
     return (
         f"no verdict: the loss lies {abs(apart):.2f} nats per token {'below' if apart > 0 else 'above'} that of the "
-        f"control, and never-seen texts of one kind differ too{between}; to tell, beside {_counted(n, 'text')} "
-        f"{control_texts_needed(n)} control texts are needed, each a file or a line of a .jsonl, and there are "
-        f"{len(losses)}"
+        f"control, and never-seen texts of one kind differ too{between}; a verdict on {_counted(n, 'text')} "
+        f"needs {control_texts_needed(n)} control texts, each a file or a line of a .jsonl, and there are {len(losses)}"
     )
 
 

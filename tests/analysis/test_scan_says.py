@@ -215,14 +215,14 @@ def test_too_few_texts_have_no_verdict_and_say_how_many_are_needed():
     one, other = texts_of(1, rng, between=0), texts_of(1, rng, between=0, known=0.4)
     assert verdict(other, one, chosen=True) == (
         f"no verdict: the loss lies {one.cross_entropy.mean() - other.cross_entropy.mean():.2f} nats per token below "
-        "that of the control, and never-seen texts of one kind differ too; to tell, beside 1 text 39 control texts are "
-        "needed, each a file or a line of a .jsonl, and there are 1"
+        "that of the control, and never-seen texts of one kind differ too; a verdict on 1 text needs 39 control texts, "
+        "each a file or a line of a .jsonl, and there are 1"
     )
     control = texts_of(7, rng)
     apart = np.ptp(control.groupby("text").cross_entropy.mean())
     said = verdict(texts_of(2, rng, known=-1), control, chosen=True)
     assert " nats per token above that of the control" in said
-    assert f"differ too; the texts of the control differ by up to {apart:.2f}; to tell, beside 2 texts 8 " in said
+    assert f"differ too; the texts of the control differ by up to {apart:.2f}; a verdict on 2 texts needs 8 " in said
     assert not verdict(texts_of(2, rng), texts_of(8, rng), chosen=True).startswith("no verdict")
 
 

@@ -291,7 +291,7 @@ def test_command_takes_several_controls(tmp_path, text, capsys):
         command += ["--control", str(tmp_path / f"{number}.py")]
     assert main(command) == 0
     told = capsys.readouterr().out
-    assert "the texts of the control differ by up to" in told and "39 control texts are needed, each a file" in told
+    assert "the texts of the control differ by up to" in told and "needs 39 control texts, each a file" in told
     assert told.splitlines()[6].endswith("and there are 2.")
 
 
