@@ -265,7 +265,7 @@ def summary(scan: Scanned) -> dict[str, str]:
     """
     windows, control = scan.windows, scan.control
     check_columns(windows, NEEDED)
-    said, top_runs = {"rule": f"Rule: {RULE}."}, runs(windows, 1)
+    said, top_runs = {"rule": f"Rule: {RULE}. {_needs()}"}, runs(windows, 1)
     share, once, chance = (
         recited_share(table, seed=scan.seed) for table in (windows, _asked_once(windows), _asked_once(control))
     )
@@ -279,7 +279,8 @@ def summary(scan: Scanned) -> dict[str, str]:
         where = f"text {top.text}, token {top.token:,}" + (f", character {top.begin:,}" if "begin" in top_runs else "")
         said["longest"] = f"The longest run has {top.tokens} tokens ({where}); of the control {longest_run(control)}."
     else:
-        said["longest"] = "Not one token is recited."
+        recited = "Nothing is recited but what repeats itself" if windows.recited.any() else "Not one token is recited"
+        said["longest"] = f"{recited}."
     named = found(windows, control, chosen=scan.chosen)
     alone = _words_alone(_own(windows), _own(control), scan.chosen)
     how = f", by their words alone, as {alone}" if alone else ""
@@ -428,6 +429,12 @@ def _as_long(windows: pd.DataFrame, others: pd.DataFrame, rng: np.random.Generat
         begins = here.token[here.token <= here.token.max() - length].to_numpy()
         parts.append(here[here.token.between(begin := rng.choice(begins), begin + length)] if len(begins) else here)
     return pd.concat(parts)
+
+
+def _needs() -> str:
+    """How many control texts a verdict on a few texts needs."""
+    needs = {words: control_texts_needed(n) for n, words in enumerate(("one text", "two", "three", "four"), 1)}
+    return f"Texts of the control that this needs: {', '.join(f'{m} beside {words}' for words, m in needs.items())}."
 
 
 def _undecided(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:

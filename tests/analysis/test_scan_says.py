@@ -208,6 +208,9 @@ def test_fewest_control_texts_are_those_whose_least_p_is_small_enough():
     for n in range(1, 9):
         m = control_texts_needed(n)
         assert special.comb(n + m, n) >= 40 > special.comb(n + m - 1, n)
+    rng = np.random.default_rng(14)
+    rule = summary(scanned(windows_of(20, rng), windows_of(20, rng)))["rule"]
+    assert rule.endswith(" needs: 39 beside one text, 8 beside two, 5 beside three, 4 beside four.")
 
 
 def test_too_few_texts_have_no_verdict_and_say_how_many_are_needed():
