@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scan = commands.add_parser("scan", help="what a model has memorised of a text")
     scan.add_argument("name", help="a name, an id on the Hub, a folder or a GGUF file")
     scan.add_argument("file", help="text, Markdown, or .jsonl with a text a line, in UTF-8")
-    scan.add_argument("--control", help="a file of text of the same kind that the model cannot have met")
+    scan.add_argument(
+        "--control",
+        action="append",
+        help="a file of text of the same kind that the model cannot have met, or .jsonl; may be given many times",
+    )
     scan.add_argument("--html", help="write the report there: one file, to be opened in a browser")
     scan.add_argument("--stride", type=int, help="tokens from one window to the next (default 8)")
     scan.add_argument("--longest", type=float, help="minutes that it may take, timed on a few windows (default 30)")
@@ -103,13 +108,13 @@ def _verify(given: argparse.Namespace) -> int:
 def _scan(given: argparse.Namespace) -> int:
     from lmmem.analysis.scan import summary
     from lmmem.analysis.strip import report
-    from lmmem.experiments.scan import LONGEST, NO_STRIDE, STRIDE, TooLongError, read_texts
+    from lmmem.experiments.scan import LONGEST, NO_STRIDE, STRIDE, TooLongError, named_texts
     from lmmem.storage.files import write_whole
 
-    texts = read_texts(given.file)
-    control = None if given.control is None else read_texts(given.control)
-    if given.html is not None and not Path(given.html).absolute().parent.is_dir():
-        raise ValueError(f"--html {given.html}: there is no such folder")
+    texts = named_texts(given.file)
+    control = None if given.control is None else named_texts(*given.control)
+    if given.html is not None:
+        _check_page(given.html, [given.file, *(given.control or [])])
     study = lmmem.Study(given.name, given.step, seed=given.seed, dtype=given.dtype, device=given.device)
     stride = STRIDE if given.stride is None else given.stride
     try:
@@ -122,16 +127,33 @@ def _scan(given: argparse.Namespace) -> int:
     if given.html is not None:
         model = "/".join(Path(given.name).parts[-2:]) if Path(given.name).exists() else given.name
         title = f"What {model} has memorised of {Path(given.file).name}"
-        page = report(scan.windows, texts, title=title, summary=list(told.values()), made=study.provenance())
+        page = report(scan.windows, scan.texts, title=title, summary=list(told.values()), made=study.provenance())
         with write_whole(Path(given.html)) as path:
             path.write_text(page, encoding="utf-8")
     return 0
 
 
-def _trace(given: argparse.Namespace) -> int:
-    from lmmem.experiments.scan import read_texts
+def _check_page(page: str, read: Sequence[str]) -> None:
+    """Refuse a file that no page can be written to, before anything is measured."""
+    path = Path(page)
+    if not page.strip() or path.is_dir():
+        raise ValueError(f"--html {page!r}: give a file to write the report to")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--html {page}: there is no such folder")
+    if path.exists() and any(path.samefile(file) for file in read):
+        raise ValueError(f"--html {page} is a file that is read: give another")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--html {page}: nothing can be written there ({error.strerror})") from None
 
-    text, *others = [sys.stdin.buffer.read().decode()] if given.file == "-" else read_texts(given.file)
+
+def _trace(given: argparse.Namespace) -> int:
+    from lmmem.experiments.scan import decoded, read_texts
+
+    piped = given.file == "-"
+    text, *others = [decoded(sys.stdin.buffer.read(), "what is piped")] if piped else read_texts(given.file)
     if others:
         raise ValueError(f"{given.file} holds {1 + len(others)} texts: give one")
     study = lmmem.Study(given.name, given.step, data=given.data, rows_per_step=given.rows_per_step)

@@ -119,7 +119,8 @@ def answer(measured: pd.DataFrame, seed: int = 0) -> Numbers:
     spread = float(np.sqrt(held_out.groupby("block").bits.var().mean()))
     if np.isnan(spread):
         raise ValueError("each block has one text held out, and their spread needs two: repeat 0 in presentations")
-    shown = found["bits"].arm[found["bits"].verdict == "above 0"]
+    exposed = found["bits"][found["bits"].arm.isin(last.arm)]  # and not A/A, of which nobody recites anything
+    shown = exposed.arm[exposed.verdict == "above 0"]
     silent = [arm for arm in shown if not (last.kl_ld[last.arm == arm] == 0).any()]
     return {
         "most": _times(amounts.max()),

@@ -16,8 +16,8 @@ from lmmem.analysis import detection, extraction, hidden
 from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import compare_arms
 from lmmem.analysis.recognition import SCORES
-from lmmem.analysis.runs import runs
-from lmmem.analysis.scan import Scanned, found, recited_share
+from lmmem.analysis.runs import longest_run
+from lmmem.analysis.scan import Scanned, found, recited_share, told_share
 from lmmem.analysis.statistics import LEVEL, Interval, interval
 
 __all__ = [
@@ -83,7 +83,7 @@ def by_text(models: Models) -> pd.DataFrame:
             name: {
                 "loss": f"{part.cross_entropy.mean():.2f}",
                 "recited": f"{recited_share(part).estimate:.0%}",
-                "longest": str(_longest(part)),
+                "longest": str(longest_run(part)),
                 "found": f"{named[part.index].sum()} of {len(part)}" if name in names else "",
             }
             for name, part in (parts | {"never seen": control}).items()
@@ -210,7 +210,7 @@ def opening(models: Models) -> pd.DataFrame:
         columns[_label(name)] = {
             "loss of the texts": f"{of.scan.windows.cross_entropy.mean():.2f}",
             "of never-seen prose": f"{of.scan.control.cross_entropy.mean():.2f}",
-            "recited": f"{share.estimate:.1%} ({share.low:.1%} to {share.high:.1%})",
+            "recited": told_share(share),
             "loss of the passages": f"{starts[KNOWN]:.2f}",
             "of their twins": f"{starts[NEVER]:.2f}",
         }
@@ -278,8 +278,3 @@ def _shown(there: Sequence[str], every: Sequence[str], what: str) -> str:
 def _label(name: str) -> str:
     """A model as the tables call it."""
     return LABELS.get(name, name)
-
-
-def _longest(windows: pd.DataFrame) -> int:
-    found = runs(windows, 1)
-    return int(found.tokens.max()) if len(found) else 0

@@ -510,6 +510,7 @@ def of_text(
     prefix: Sequence[int] | None = None,
     *,
     ends: bool = False,
+    names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Windows of text to ask about, each behind what the tokenizer itself puts before a text.
 
@@ -524,6 +525,7 @@ def of_text(
     stride : tokens from one window to the next; 64 asks for each token once.
     prefix : token ids in the place of the tokenizer's own; () is none.
     ends : also the characters at which each token of the continuation ends, a column of arrays (64,).
+    names : what messages call the texts; None is "text 0" and so on.
 
     Returns
     -------
@@ -546,12 +548,13 @@ def of_text(
         raise ValueError(f"texts={str(texts)[:40]!r}: give a text, or a list of them")
     if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
         raise ValueError(f"stride={stride!r}: give a whole number of tokens, 1 or more")
+    names = [f"text {number}" for number in range(len(texts))] if names is None else names
     lines = []
-    for number, text in enumerate(texts):
-        ids, places = tokens_of(tokenizer, text, f"text {number}")
+    for number, (name, text) in enumerate(zip(names, texts, strict=True)):
+        ids, places = tokens_of(tokenizer, text, name)
         if len(ids) < WINDOW_TOKENS:
             raise ValueError(
-                f"text {number} has {len(ids)} tokens; a window is of {WINDOW_TOKENS}, a prompt of {PROMPT} and a "
+                f"{name} has {len(ids)} tokens; a window is of {WINDOW_TOKENS}, a prompt of {PROMPT} and a "
                 f"continuation of {CONTINUATION}: give a longer text"
             )
         starts = range(0, len(ids) - WINDOW_TOKENS + 1, stride)

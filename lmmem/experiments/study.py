@@ -306,8 +306,8 @@ class Study:
 
     def scan(
         self,
-        texts: str | Sequence[str],
-        control: str | Sequence[str] | None = None,
+        texts: scanning.Texts,
+        control: scanning.Texts | None = None,
         *,
         stride: int = scanning.STRIDE,
         prefix: Sequence[int] | None = None,
@@ -317,9 +317,11 @@ class Study:
 
         Parameters
         ----------
-        texts : a text, or several.
-        control : text of the same kind that the model cannot have met. None: rows of its training data's kind that
-            it has not met, if those are known, else the prose of lmmem; then nothing is concluded from the loss
+        texts : a text, or several, or a mapping to them from what messages call them. One that is given twice counts
+            once.
+        control : text of the same kind that the model cannot have met; each is a text of its own, and a verdict on one
+            text needs 39 (:func:`lmmem.analysis.scan.control_texts_needed`). None: rows of its training data's kind
+            that it has not met, if those are known, else the prose of lmmem; then nothing is concluded from the loss
             where the text as a whole is likelier than that, as it may be of another kind.
         stride : tokens from one window to the next.
         prefix : token ids before each window, as for :func:`lmmem.experiments.sequences.of_text`.
@@ -330,9 +332,10 @@ class Study:
         -------
         A :class:`lmmem.experiments.scan.Scan`: ``windows`` and ``control``, a line a window, columns index, text,
         token, prompt_begin, begin, end and ends (characters), z_complexity, recited and matches (tokens of 64),
-        cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of windows that
-        may come near; in half precision always by decoding, as a pass rounds otherwise); ``changed``, what other
-        prompts and other words do to the loss.
+        copied and recited_copied (of these 64, and of those recited, tokens that end a run of 8 which stands before in
+        the window), cross_entropy (nats per token), log_prob (nats: that sampling gives all 64), kl_ld and said (of
+        windows that may come near; in half precision always by decoding, as a pass rounds otherwise); ``changed``, what
+        other prompts and other words do to the loss.
         :func:`lmmem.analysis.scan.summary` says what that shows.
 
         Raises

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lmmem.analysis.fine_tuning import ahead, answer, behind_prefix, beside_twins, gained
+from lmmem.analysis.randomisation import _half
 from lmmem.protocol import CONTINUATION
 
 PLANTED = {0: 0.0, 1: 15.0, 4: 60.0, 16: 200.0}  # bits at the last step
@@ -65,6 +66,14 @@ def test_one_text_held_out_a_block_leaves_out_twins_against_twins_and_the_power(
     assert ahead(measured).arm.tolist() == ["spread 1", "spread 4", "spread 16"]
     with pytest.raises(ValueError, match=r"^each block has one text held out"):
         answer(measured)
+
+
+def test_twins_that_differ_by_chance_are_no_arm_of_which_nothing_is_recited():
+    measured = table(3, each=(0, 0, 1), noise=5.0)
+    twins = measured[(measured.arm == "spread 0") & (measured.step == 20)]
+    measured.loc[twins.index[_half(twins.block, 0)], "cross_entropy"] -= 1.0
+    assert (ahead(measured).set_index("arm").verdict != "not established")["A/A"]
+    assert answer(measured)["silent"] in ("no arm", "spread 1")
 
 
 def test_answer_tells_the_most_and_the_least_presented():
