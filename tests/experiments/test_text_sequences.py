@@ -265,7 +265,7 @@ def test_prefix_outside_the_vocabulary_is_refused(study):
 
 def test_model_without_a_tokenizer_says_so(tmp_path):
     stand_ins.amber(0).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no tokenizer that transformers can read") as caught:
+    with pytest.raises(ValueError, match=r"has no tokenizer: .* holds no tokenizer\.json") as caught:
         lmmem.Study(str(tmp_path)).text_sequences(TEXT)
     assert "\n" not in str(caught.value)
 

@@ -18,19 +18,41 @@ def layers(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     return nn.Sequential(*parts).to(dtype).requires_grad_(False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 192), (7, 192), (3, 5, 192), (300, 1, 192)])
-@pytest.mark.parametrize("laid_out", [2**30, 0])
-def test_products_are_those_of_torch(dtype, shape, laid_out, monkeypatch):
+SHAPES = pytest.mark.parametrize("shape", [(1, 192), (7, 192), (3, 5, 192), (300, 1, 192)])
+LAID_OUT = pytest.mark.parametrize("laid_out", [2**30, 0])
+
+
+@SHAPES
+@LAID_OUT
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_err_as_sums_in_float32_do(shape, laid_out, bias, monkeypatch):
+    """By sqrt(K) roundings of the sum of K sizes (Higham and Mary 2019): bfloat16 would err by thousands of them."""
     monkeypatch.setattr(products, "LAID_OUT_BYTES", laid_out)
-    model, x = layers(dtype), torch.randn(shape).to(dtype)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(192, 768, bias=bias)).requires_grad_(False), torch.randn(shape)
+    with fast_products(model, rows=7):
+        assert "forward" in vars(model[0])
+        said = model(x)
+    weight, added = model[0].weight.double().T, model[0].bias.double() if bias else torch.zeros(768)
+    exact, sizes = x.double() @ weight + added, x.double().abs() @ weight.abs() + added.abs()
+    assert said.shape == exact.shape
+    assert said.dtype == torch.float32
+    assert ((said.double() - exact).abs() <= 192**0.5 * 2**-24 * sizes).all()
+
+
+@SHAPES
+@LAID_OUT
+@pytest.mark.skipif(not products._can(layers(torch.bfloat16)[0]), reason="this processor does not multiply bfloat16")
+def test_products_in_bfloat16_err_as_torch_s_do(shape, laid_out, monkeypatch):
+    monkeypatch.setattr(products, "LAID_OUT_BYTES", laid_out)
+    model, x = layers(torch.bfloat16), torch.randn(shape).bfloat16()
     exact = layers().double()(x.double())
     with fast_products(model, rows=7):
         assert "forward" in vars(model[0])
         said = model(x)
     error, theirs = ((found.double() - exact).abs().max() for found in (said, model(x)))
     assert said.shape == exact.shape
-    assert said.dtype == dtype
+    assert said.dtype == torch.bfloat16
     assert error <= 2 * theirs
 
 
