@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+MODEL  ?= pocket # the organism that the pages are run on; pocket-mini is small, and done in minutes anywhere
 
+MODEL  := $(strip $(MODEL))
 BIN   := $(VENV)/bin
 PAGES := $(patsubst notebooks/%.md,book/%.ipynb,$(wildcard notebooks/*.md))
 CODE  := $(shell find lmmem -name '*.py')
@@ -28,14 +30,18 @@ book: $(PAGES)  ## train the model, run every page, build the book: _build/html/
 	$(STAGE) "done: open _build/html/index.html"
 
 # Each page is run by papermill as on the command line, and takes its name only when it is whole.
-book/%.ipynb: notebooks/%.md $(CODE) | organisms
-	$(STAGE) "running $<"
-	$(BIN)/papermill $< book/.$*.part.ipynb -p model pocket
+book/%.ipynb: notebooks/%.md $(CODE) book/.of-$(MODEL) | organisms
+	$(STAGE) "running $< on $(MODEL)"
+	$(BIN)/papermill $< book/.$*.part.ipynb -p model $(MODEL)
 	@mv book/.$*.part.ipynb $@
 
+book/.of-$(MODEL): # pages of another model are run anew
+	@rm -f book/.of-*
+	@touch $@
+
 organisms: | $(VENV)/.installed  ## train pocket and what is derived from it, unless that is done
-	$(STAGE) "training pocket and what is derived from it, unless that is done"
-	$(BIN)/python -m lmmem.pocket pocket pocket-hidden pocket-erased
+	$(STAGE) "training $(MODEL) and what is derived from it, unless that is done"
+	$(BIN)/python -m lmmem.pocket $(MODEL) $(MODEL)-hidden $(MODEL)-erased
 
 # As many processes as there are cores, each with one thread.
 test: $(VENV)/.installed  ## run all tests
@@ -63,7 +69,7 @@ figures: $(VENV)/.installed  ## draw the figures of the README from results/
 	$(BIN)/python book/figures.py
 
 clean:  ## remove what was built; the trained model and measured tables stay in the cache
-	rm -rf _build $(PAGES) book/.*.part.ipynb
+	rm -rf _build $(PAGES) book/.*.part.ipynb book/.of-*
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(STAGE) "installing into $(VENV)"
