@@ -28,8 +28,10 @@ __all__ = [
     "by_noise",
     "by_way",
     "concluded",
+    "glance",
     "learning",
     "made",
+    "missed",
     "over_draws",
     "quotable",
     "savings",
@@ -52,11 +54,13 @@ FEW = "{} negatives"  # too few for a share found at 1 % false alarms
 SHORT = {"found, beyond the likelihood": "found *"}
 SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
 MARKS = {"tells": " *", "reversed": " -", "A/A excludes 0.5: no verdict": " A/A"}
+FOUND = {"found": " *", "found *": " *", "none: A/A": " A/A"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
 ONE_FILE = "{:.1f}, twins of one file"  # or as good as of one: there is no interval
 # Of whose shares found at few false alarms a table tells: one of each sort.
 FRESH, BEST = "noise, fresh half", "noise, best"
 TOLD = ("loss", "Min-K%++", FRESH, "relearning")
+GLANCE = {"noise, fresh half": FRESH, "noise, best draw": BEST, "likelihood": "loss"}
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
 WORDS = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
@@ -604,6 +608,38 @@ def _area(scored: pd.DataFrame, kind: str, twins: str) -> Interval:
     return detection.area(positive.score, negative.score, positive.file, negative.file)
 
 
+def glance(found: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
+    """What noise, the likelihood and relearning show of each kind beside its null, as text, with a mark where they do.
+
+    Parameters
+    ----------
+    found : as :func:`savings` gives it. areas : as :func:`tells` gives it.
+
+    Returns
+    -------
+    A line a kind and null: areas under the ROC curve (of noise in the fresh half and by the best draw, of the loss),
+    and tokens saved; a star where it tells (rule 12) or finds (rule 11), A/A where that allows no verdict.
+
+    Raises
+    ------
+    ValueError : nothing was measured.
+    """
+    _check_asked(found, areas)
+    told = {}
+    for name, probe in GLANCE.items():
+        lines = areas[areas.probe == probe].set_index(["kind", "null"])
+        told[name] = _marked(lines, lines.verdict.map(MARKS), digits=2)
+    lines = found.set_index(["kind", "null"])
+    told["relearning, tokens"] = _marked(lines, lines.verdict.replace(SHORT).map(FOUND), digits=1)
+    table = pd.DataFrame(told).fillna("")
+    return table.loc[sorted(table.index, key=lambda key: (ORDER.index(key[0]), [*NULLS].index(key[1])))]
+
+
+def _marked(lines: pd.DataFrame, marks: pd.Series, digits: int) -> pd.Series:
+    """Intervals as text, each with its mark, if it has one."""
+    return pd.Series(_cells(lines, "estimate", "low", "high", digits=digits), lines.index) + marks.fillna("")
+
+
 def answer(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     """What the page opens with.
 
@@ -613,26 +649,16 @@ def answer(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
 
     Returns
     -------
-    Of hidden and erased (against those treated alike) and forgotten: saved_.., tokens saved; noise_.., area of the
-    fresh half of noise; loss_.., of the likelihood. saved_after : tokens saved of the once-presented, just after;
-    loss_untouched : area of the likelihood for the erased beside the untouched. best : as noise of :func:`quotable`,
-    by the best draw; and all of that. soon, later : presentations after which savings are read, of these and of the
-    once-presented.
+    As :func:`concluded`, without noise, of which missed tells; soon, later : presentations after which savings are
+    read, and those of the once-presented.
 
     Raises
     ------
-    ValueError : one of them was not measured.
+    ValueError : nothing was measured.
     """
-    told = quotable(found, areas)
-    told["best"] = _told_verdicts(areas[(areas.null != "untouched") & (areas.probe == BEST)])
-    for kind, null in (("hidden", "treated alike"), ("erased", "treated alike"), ("forgotten", "unexposed")):
-        told[f"saved_{kind}"] = interval(found, kind=kind, null=null)
-        for name, probe in {"noise": FRESH, "loss": "loss"}.items():
-            told[f"{name}_{kind}"] = interval(areas, kind=kind, null=null, probe=probe)
-    told["saved_after"] = interval(found, kind="just after", null="unexposed")
-    told["soon"], told["later"] = (int(found.after[found.kind == kind].max()) for kind in ("hidden", "just after"))
-    told["loss_untouched"] = interval(areas, kind="erased", null="untouched", probe="loss")
-    return told
+    told = concluded(found, areas)
+    del told["noise"]
+    return told | {"soon": SOON, "later": LATER["once"]}
 
 
 def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
@@ -653,8 +679,7 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     ------
     ValueError : nothing was measured.
     """
-    if areas.empty or found.empty:
-        raise ValueError("no derived organism was taught again and asked: make replicates")
+    _check_asked(found, areas)
     main, lines = (table[table.null != "untouched"] for table in (areas, found))
     return {
         "noise": _told_verdicts(main[main.probe == FRESH]),
@@ -665,21 +690,36 @@ def quotable(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
 
 
 def concluded(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
-    """As :func:`quotable`, and missed: which kinds relearning finds that noise is not shown to tell, in a sentence.
+    """As :func:`quotable` and :func:`missed`.
 
     Raises
     ------
     ValueError : as for :func:`quotable`.
     """
-    told = quotable(found, areas)
+    return quotable(found, areas) | missed(found, areas)
+
+
+def missed(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
+    """Which kinds relearning finds that noise is not shown to tell, in a sentence, under the name missed.
+
+    Raises
+    ------
+    ValueError : as for :func:`quotable`.
+    """
+    _check_asked(found, areas)
     sure = set(found.kind[(found.null != "untouched") & found.verdict.str.startswith("found")])
     noisy = areas[(areas.null != "untouched") & (areas.probe == FRESH) & ~areas.verdict.str.contains("no verdict")]
-    missed = [kind for kind in ORDER if kind in sure & set(noisy.kind[noisy.verdict != "tells"])]
+    kinds = [kind for kind in ORDER if kind in sure & set(noisy.kind[noisy.verdict != "tells"])]
     said = "There is nothing here that relearning finds and noise is not shown to tell."
-    if missed:
-        names = ", ".join(WORDS.get(kind, f"the {kind}") for kind in missed)
+    if kinds:
+        names = ", ".join(WORDS.get(kind, f"the {kind}") for kind in kinds)
         said = f"Noise is not shown to tell {names}, and relearning finds them: what noise does not show may be there."
-    return told | {"missed": said}
+    return {"missed": said}
+
+
+def _check_asked(found: pd.DataFrame, areas: pd.DataFrame) -> None:
+    if areas.empty or found.empty:
+        raise ValueError("no derived organism was taught again and asked: make replicates")
 
 
 def _outside(areas: pd.DataFrame) -> str:

@@ -365,6 +365,29 @@ def test_what_each_finds_is_told_in_words():
     )
 
 
+def test_at_a_glance_stand_the_figures_of_each_probe_with_their_verdicts():
+    areas = hidden.tells(asked({"loss": 2.0, "noise, fresh half": 0.0, "noise, best": 0.0}))
+    saved = hidden.savings(treated(), permutations=99)
+    table = hidden.glance(saved, areas)
+    assert table.index.tolist() == [("hidden", "treated alike"), ("hidden", "untouched")]
+    for (kind, null), cells in table.iterrows():
+        line = areas.set_index(["kind", "null", "probe"]).loc[(kind, null, "loss")]
+        assert cells.likelihood == f"{line.estimate:.2f} ({line.low:.2f} to {line.high:.2f}) *"
+        assert not cells["noise, fresh half"].endswith("*")
+        line = saved.set_index(["kind", "null"]).loc[(kind, null)]
+        assert line.verdict.startswith("found")
+        assert cells["relearning, tokens"] == f"{line.estimate:.1f} ({line.low:.1f} to {line.high:.1f}) *"
+    off = hidden.glance(saved.assign(verdict="A/A excludes 0: no verdict"), areas)
+    assert off["relearning, tokens"].str.endswith(" A/A").all()
+    with pytest.raises(ValueError, match="make replicates"):
+        hidden.glance(saved, areas.iloc[:0])
+    assert hidden.answer(saved, areas) == {
+        **{"likelihood": "tells the hidden", "relearning": "finds the hidden", "outside": "tells the hidden"},
+        **hidden.missed(saved, areas),
+        **{"soon": 8, "later": 16},
+    }
+
+
 def test_how_an_organism_was_made_is_read_off_its_three_steps():
     arms = ["hidden 32"] * 4 + ["hidden 0"] * 4 + ["untouched 0"] * 4
     table = pd.DataFrame({"arm": arms, "presentations": [32] * 4 + [0] * 8}).merge(
