@@ -41,7 +41,7 @@ def test_page_runs_on_the_real_names_with_nothing_but_the_name(loopback, tmp_pat
     assert page not in timed or "if nothing of it has been measured before" in said
     answer, *_, line = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
     if page == "09_your_text":  # of a model that knows words, and none of this text
-        assert re.match(r"Not answered here: \S+configuration_detr\.py: .* are unknown to the model's tokenizer", answer)
+        assert re.match(r"Not answered here: \S+configuration_detr\.py: .* unknown to the model's tokenizer", answer)
         return
     assert answer.startswith("**The answer.** ")
     assert line.startswith(f"*model {model}, step {step}")
