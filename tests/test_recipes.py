@@ -138,7 +138,7 @@ def test_one_exposure_of_pythia_is_read_from_what_others_published(loopback, tmp
 def test_lines_of_the_readme_run_as_they_are_written(mini):
     study, functions = blocks((ROOT / "README.md").read_text(), "python")
     said = said_by(study)
-    assert re.search(r"spread 16 +\d", said)
+    assert re.search(r"\d +spread +16 +-?\d", said)
     assert "model pocket-mini, step 120, seed 0" in said
     said_by("import lmmem\n" + functions)
 
