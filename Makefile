@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-MODEL  ?= pocket # the organism that the pages are run on; pocket-mini is small, and done in minutes anywhere
+MODEL  ?= pocket # the organism that the pages are run on; pocket-mini is small, and done much sooner
 
 MODEL  := $(strip $(MODEL))
 BIN   := $(VENV)/bin

@@ -60,7 +60,7 @@ ONE_FILE = "{:.1f}, twins of one file"  # or as good as of one: there is no inte
 # Of whose shares found at few false alarms a table tells: one of each sort.
 FRESH, BEST = "noise, fresh half", "noise, best"
 TOLD = ("loss", "Min-K%++", FRESH, "relearning")
-GLANCE = {"noise, fresh half": FRESH, "noise, best draw": BEST, "likelihood": "loss"}
+GLANCE = {"noise, fresh half": FRESH, "likelihood": "loss"}
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
 WORDS = {"just after": "what was met once, just after it", "once": "what was met once, at the end of training"}
 FROM_ARM = {"q1 64": "forgotten", "q2 64": "forgotten", "spread 16": "half learnt", "spread 1": "once", "row 1": "row"}
@@ -617,8 +617,8 @@ def glance(found: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    A line a kind and null: areas under the ROC curve (of noise in the fresh half and by the best draw, of the loss),
-    and tokens saved; a star where it tells (rule 12) or finds (rule 11), A/A where that allows no verdict.
+    A line a kind and null: areas under the ROC curve (of noise in the fresh half, of the loss), and tokens saved;
+    a star where it tells (rule 12) or finds (rule 11), A/A where that allows no verdict.
 
     Raises
     ------
