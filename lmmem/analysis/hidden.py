@@ -54,11 +54,11 @@ FEW = "{} negatives"  # too few for a share found at 1 % false alarms
 SHORT = {"found, beyond the likelihood": "found *"}
 SHORT |= {"A/A excludes 0: no verdict": "none: A/A", f"n < {LEAST}: no verdict": f"none: n < {LEAST}"}
 MARKS = {"tells": " *", "reversed": " -", "A/A excludes 0.5: no verdict": " A/A"}
-FOUND = {"found": " *", "found *": " *", "none: A/A": " A/A"}
+MARKS |= {"found": " *", "found, beyond the likelihood": " *", "A/A excludes 0: no verdict": " A/A"}
 MISSING = {"beside equals": "none as likely", "A/A": "one a block"}
 ONE_FILE = "{:.1f}, twins of one file"  # or as good as of one: there is no interval
 # Of whose shares found at few false alarms a table tells: one of each sort.
-FRESH, BEST = "noise, fresh half", "noise, best"
+FRESH = "noise, fresh half"
 TOLD = ("loss", "Min-K%++", FRESH, "relearning")
 GLANCE = {"noise, fresh half": FRESH, "likelihood": "loss"}
 ORDER = ("hidden", "erased", "forgotten", "half learnt", "just after", "once", "row", "known")
@@ -477,9 +477,7 @@ def beside_others(areas: pd.DataFrame, kinds: Sequence[str] = ORDER) -> pd.DataF
     areas = areas[areas.kind.isin(kinds)] if len(areas) else areas
     if areas.empty:
         raise ValueError("no organism was asked by every probe: make replicates")
-    marks = areas.verdict.map(MARKS).fillna("")
-    cells = [Interval(*ends, n=0).brief(2) for ends in zip(areas.estimate, areas.low, areas.high, strict=True)]
-    told = areas.assign(told=pd.Series(cells, index=areas.index) + marks)
+    told = areas.assign(told=_marked(areas, digits=2))
     told["of"] = told.kind + " / " + told.null + " (n = " + told.n.astype(str) + ")"
     order = sorted(told.of.unique(), key=lambda of: ORDER.index(of.split(" / ")[0]))
     wide = told.pivot(index="probe", columns="of", values="told")
@@ -628,16 +626,17 @@ def glance(found: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
     told = {}
     for name, probe in GLANCE.items():
         lines = areas[areas.probe == probe].set_index(["kind", "null"])
-        told[name] = _marked(lines, lines.verdict.map(MARKS), digits=2)
+        told[name] = _marked(lines, digits=2)
     lines = found.set_index(["kind", "null"])
-    told["relearning, tokens"] = _marked(lines, lines.verdict.replace(SHORT).map(FOUND), digits=1)
+    told["relearning, tokens"] = _marked(lines, digits=1)
     table = pd.DataFrame(told).fillna("")
     return table.loc[sorted(table.index, key=lambda key: (ORDER.index(key[0]), [*NULLS].index(key[1])))]
 
 
-def _marked(lines: pd.DataFrame, marks: pd.Series, digits: int) -> pd.Series:
-    """Intervals as text, each with its mark, if it has one."""
-    return pd.Series(_cells(lines, "estimate", "low", "high", digits=digits), lines.index) + marks.fillna("")
+def _marked(lines: pd.DataFrame, digits: int) -> pd.Series:
+    """Intervals as text, each with the mark of its verdict, if that has one."""
+    cells = pd.Series(_cells(lines, "estimate", "low", "high", digits=digits), lines.index)
+    return cells + lines.verdict.map(MARKS).fillna("")
 
 
 def answer(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
