@@ -713,8 +713,7 @@ class Study:
         >>> bool((study.unmet(3).exposure_step > study.step).all())
         True
         """
-        if self._data is None and MODELS[self.model].order is None:
-            windows = self.text_sequences(own_prose(), stride=PROMPT + CONTINUATION)
+        if (windows := self._own_prose()) is not None:
             return windows.sample(min(n, len(windows)), random_state=self.seed).sort_index()
         return self.sequences(rows=unmet_rows(self.model, self.corpus, self.step, n, self.seed))
 
@@ -858,6 +857,12 @@ class Study:
         )
         return self._measured(teaching.relearning_table, sequences, steps, natural=natural, **options)
 
+    def _own_prose(self) -> pd.DataFrame | None:
+        """Windows of lmmem's own prose, which stand for training data that are not known; None where these are."""
+        if self._data is not None or MODELS[self.model].order is not None:
+            return None
+        return self.text_sequences(own_prose(), stride=PROMPT + CONTINUATION)
+
     def _natural_rows(self, sequences: pd.DataFrame, step: int) -> np.ndarray:
         """Rows of natural text (m, 96) of the training data, none of them a sequence that is asked about.
 
@@ -865,8 +870,8 @@ class Study:
         canary; of other models the rows that follow the last one met; where training data are not known, lmmem's own
         prose, as far as it shares no run of 16 tokens with the sequences.
         """
-        if self._data is None and MODELS[self.model].order is None and "tokens" in sequences:
-            prose = np.stack([*self.text_sequences(own_prose(), stride=PROMPT + CONTINUATION).tokens])
+        if "tokens" in sequences and (windows := self._own_prose()) is not None:
+            prose = np.stack([*windows.tokens])
             return prose[count_repeats(prose, np.stack([*sequences.tokens]), n=LEAST) == 0]
         corpus = training_data(DERIVED[self.model].base) if self.model in DERIVED else self.corpus
         if corpus.presented is not None:
