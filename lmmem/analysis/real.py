@@ -76,7 +76,7 @@ def by_text(models: Models) -> pd.DataFrame:
     """
     columns = []
     for of in models.values():
-        windows, control, names = of.scan.windows, of.scan.control, of.record["texts"]
+        windows, control, names = of.scan.windows, of.scan.control, of.record["scan"]["texts"]
         named = found(windows, control, chosen=of.scan.chosen)
         parts = {name: windows[windows.text == number] for number, name in enumerate(names)}
         lines = {
@@ -248,13 +248,19 @@ def provenance(models: Models) -> str:
     """What the models are, and what they were measured with, in one line."""
     told = []
     for name, of in models.items():
-        record, made = of.record, of.record["environment"]
+        record = of.record
         told.append(
             f"{name} ({record['package']}, {record['terms']}, SHA-256 {record['sha256'][:16]}.., stored as "
-            f"{record['quantisation']}), {record['dtype']} on {made['processor']}, lmmem {made['lmmem']} "
-            f"{made['commit']}, torch {made['torch']}, transformers {made['transformers']}; measured {made['date']}"
+            f"{record['quantisation']}), {record['dtype']}; scanned {_with(record['scan']['environment'])}; the "
+            f"passages asked {_with(record['environment'])}"
         )
     return ". ".join(told)
+
+
+def _with(made: Mapping[str, Any]) -> str:
+    """When and with what something was measured, in words."""
+    versions = ", ".join(f"{name} {made[name]}" for name in ("torch", "transformers"))
+    return f"{made['date'][:10]} on {made['processor']} by lmmem {made['lmmem']} {made['commit']}, {versions}"
 
 
 def _intervals(lines: pd.DataFrame) -> str:

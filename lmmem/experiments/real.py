@@ -45,6 +45,9 @@ PARTS = ("windows", "control", "changed", "passages", "noise", "sampled", "extra
 WORDS = ("tokens", "prefix", "said", "ends")  # columns that hold what a text says, which is others'
 
 
+Found = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # tables by part, and what their record says besides
+
+
 class Packaged(NamedTuple):
     """A model in the package index: its distribution, its terms, where its file is, and the rate it is taught at.
 
@@ -82,7 +85,8 @@ class Measured(NamedTuple):
     passages : a line a passage: arm ("known 1", "never seen 0"), block (the pair), file (the text), genre, and the
         columns of ``Study.greedy`` and ``Study.scores``.
     noise, sampled, extraction, relearned : as the measurements of :class:`lmmem.Study` of that name.
-    record : model, package, sha256, quantisation, dtype and the environment.
+    record : model, package, sha256, quantisation, dtype and the environment; "scan", the same of the scan, and texts
+        and genres.
     """
 
     scan: Scan
@@ -112,12 +116,13 @@ MODELS = {
 }
 
 
-def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
+def measure(name: str, folder: Path = FOLDER, size: Size = FULL, only: str | None = None) -> Path:
     """Ask a model about texts that it may know, by all that the pages ask, and keep what was found.
 
     Parameters
     ----------
     name : a key of :data:`MODELS`, whose package is installed. folder : where its folder is written. size : how much.
+    only : "scan" (of whole texts) or "passages" (all that is asked of pairs); None is both. The other's files stay.
 
     Returns
     -------
@@ -125,58 +130,65 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL) -> Path:
 
     Raises
     ------
-    ValueError : there is no such model, or its package is missing; the message says what to install.
+    ValueError : there is no such model, or its package is missing; the message says what to install. Or no such step.
     """
     if name not in MODELS:
         raise ValueError(f"there is no {name!r} in the package index; there are {', '.join(MODELS)}")
+    if only is not None and only not in STEPS:
+        raise ValueError(f"only={only!r}: choose one of {', '.join(STEPS)}, or None for both")
     package = MODELS[name]
     try:
-        file = package.file(package.distribution)
+        file = str(package.file(package.distribution))
     except ModuleNotFoundError as error:  # of metadata or of the package itself
         raise ValueError(f"{name} comes with {package.distribution}, which is not installed: make real") from error
+    study = Study(file, dtype="float32")
+    common = {
+        **{"model": name, "package": f"{package.distribution} {importlib.metadata.version(package.distribution)}"},
+        **{"terms": package.terms, "sha256": weights_id(file, study.step)},
+        **{"quantisation": quantisation(file, study.step), "dtype": "float32", "rate": package.rate},
+        **{"size": size._asdict(), "seed": study.seed, "environment": environment()},
+    }
+    for step in STEPS if only is None else (only,):
+        found, told = STEPS[step](study, size, package)
+        for part, table in found.items():
+            path = folder / name / f"{part}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tables.save(_small(table, name), path, common | told)
+    return folder / name
+
+
+def _scan(study: Study, size: Size, package: Packaged) -> Found:
+    """The beginnings of all known texts, beside lmmem's own prose."""
     known = known_texts()
-    asked, natural = passages(Study(str(file), dtype="float32"), known, own_texts(), size)
-    beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
-    study = Study(str(file), dtype="float32", data=beside)
     heads, control = (
         [_head(study, text, size.most) for text in texts] for texts in ([text.text for text in known], own_prose())
     )
     scan = study.scan(heads, control, stride=size.stride)
+    told = {"texts": [text.name for text in known], "genres": [text.genre for text in known]}
+    found = {"windows": scan.windows, "control": scan.control, "changed": scan.changed}
+    return found, told | {"left_out": scan.left_out}
+
+
+def _pairs(study: Study, size: Size, package: Packaged) -> Found:
+    """Passages of known texts beside twins: scores, noise, sampling, extraction, and teaching them again."""
+    asked, natural = passages(study, known_texts(), own_texts(), size)
+    beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
+    study = Study(study.model, dtype="float32", data=beside)
     held_out = study.sequences(rows=range(min(COST_ROWS, len(natural))))
     sigmas = [study.sigma_that_costs(cost, on=held_out) for cost in size.costs]
     scores = study.scores(asked).drop(columns=["model", "step"])
     said = study.greedy(asked)
     found = {
-        "windows": scan.windows,
-        "control": scan.control,
-        "changed": scan.changed,
         "passages": said.merge(scores[["index", *scores.columns.difference(said.columns)]], on="index"),
         "noise": study.perturbed(asked, sigma=sigmas, draws=size.draws),
         "sampled": study.sampled(asked, temperatures=[TEMPERATURE], samples=size.samples),
         "extraction": study.extraction(asked, temperatures=TEMPERATURES),
         "relearned": study.relearned(asked, presentations=size.presentations, learning_rate=package.rate),
     }
-    record = {
-        **{"model": name, "package": f"{package.distribution} {importlib.metadata.version(package.distribution)}"},
-        **{
-            "terms": package.terms,
-            "sha256": weights_id(str(file), study.step),
-            "quantisation": quantisation(str(file), study.step),
-        },
-        **{
-            "dtype": "float32",
-            "rate": package.rate,
-            "costs": dict(zip(map(str, size.costs), sigmas, strict=True)),
-            "size": size._asdict(),
-        },
-        **{"texts": [text.name for text in known], "genres": [text.genre for text in known]},
-        **{"left_out": scan.left_out, "seed": study.seed, "environment": environment()},
-    }
-    for part, table in found.items():
-        path = folder / name / f"{part}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tables.save(_small(table, name), path, record)
-    return folder / name
+    return found, {"costs": dict(zip(map(str, size.costs), sigmas, strict=True))}
+
+
+STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {"scan": _scan, "passages": _pairs}
 
 
 def measured(name: str, folder: Path = FOLDER) -> Measured:
@@ -191,11 +203,11 @@ def measured(name: str, folder: Path = FOLDER) -> Measured:
     if missing := [path for path in paths.values() if not path.exists()]:
         raise ValueError(f"{missing[0]} is missing: make real")
     found = {part: _wide(tables.load(path)[0]) for part, path in paths.items()}
-    record = tables.load(paths["windows"])[1]
+    record, of_scan = (tables.load(paths[part])[1] for part in ("passages", "windows"))
     windows, control, changed = (found.pop(part) for part in ("windows", "control", "changed"))
-    told = {"left_out": record["left_out"], "seed": record["seed"]}
-    scan = Scan(windows, control, changed, record["texts"], "the prose of lmmem", chosen=False, **told)
-    return Measured(scan, **found, record=record)
+    told = {"left_out": of_scan["left_out"], "seed": of_scan["seed"]}
+    scan = Scan(windows, control, changed, of_scan["texts"], "the prose of lmmem", chosen=False, **told)
+    return Measured(scan, **found, record=record | {"scan": of_scan})
 
 
 def every(folder: Path = FOLDER) -> dict[str, Measured]:
@@ -284,13 +296,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure the models named on the command line into results/real/, and say how long each took."""
     parser = argparse.ArgumentParser(prog="python -m lmmem.experiments.real", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MODELS)}; all by default")
+    parser.add_argument("--only", choices=STEPS, help="of what is asked; the tables of the other stay as they are")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of their folders")
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.names if name not in MODELS]:
         parser.error(f"there is no {', '.join(unknown)} in the package index; there are {', '.join(MODELS)}")
     for name in chosen.names or MODELS:
         start = time.monotonic()
-        folder = measure(name, chosen.results)
+        folder = measure(name, chosen.results, only=chosen.only)
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{folder} ({size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
 

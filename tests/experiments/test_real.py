@@ -18,6 +18,7 @@ from lmmem.analysis.statistics import Interval
 from lmmem.experiments import real
 from lmmem.experiments.texts import Text
 from lmmem.measures.repeats import count_repeats
+from lmmem.pocket.organisms import data_folder
 
 MINI = real.Size(
     **{"pairs": 2, "candidates": 6, "natural": 8, "draws": 2, "samples": 2, "presentations": 1, "stride": 96},
@@ -97,6 +98,27 @@ def test_unknown_model_and_missing_package_are_refused(tmp_path, monkeypatch):
         real.measured("lost", tmp_path)
 
 
+def test_step_that_there_is_not_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="only='noise': choose one of scan, passages, or None for both"):
+        real.measure("smollm2-135m-instruct", tmp_path, only="noise")
+
+
+def test_a_step_measured_anew_leaves_the_tables_of_the_other_as_they_were(study, tmp_path, monkeypatch):
+    """The organism in the place of a packaged model."""
+    organism = max(data_folder(study.model).parent.glob("step-*"))
+    monkeypatch.setitem(real.MODELS, "mini", real.Packaged("torch", "ours", lambda _: organism, 5e-4))
+    size = real.Size(2, 6, 8, 1, 1, 1, 96, 100, (0.3,))
+    folder = real.measure("mini", tmp_path, size, only="passages")
+    with pytest.raises(ValueError, match=r"windows\.parquet is missing"):
+        real.measured("mini", tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    real.measure("mini", tmp_path, size, only="scan")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    found = real.measured("mini", tmp_path)
+    assert found.scan.windows.text.nunique() == len(found.record["scan"]["texts"]) == 16
+    assert "copied" in found.scan.windows and found.record["costs"].keys() == {"0.3"}
+
+
 def test_command_refuses_a_model_that_there_is_not(capsys):
     with pytest.raises(SystemExit):
         real.main(["gpt"])
@@ -139,7 +161,7 @@ def test_miniature_of_a_real_model_is_measured_kept_and_read(cache, tmp_path):
     assert found.noise.groupby(["index", "sigma", "draw"]).size().tolist() == [1] * 8
     assert found.relearned.presentation.tolist() == [0, 1] * 4
     assert set(found.extraction.temperature) == set(real.TEMPERATURES)
-    assert found.scan.windows.text.nunique() == len(found.record["texts"])
+    assert found.scan.windows.text.nunique() == len(found.record["scan"]["texts"])
 
     again = lmmem.Study(str(file), dtype="float32")  # what is kept is what the model gives
     windows = again.text_sequences(real.known_texts()[0].text, stride=96).head(1)
