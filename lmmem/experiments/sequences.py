@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "choose_canaries",
     "choose_sequences",
-    "compare_with_window",
     "dose_sequences",
     "first_unmet",
     "just_met",
@@ -51,7 +50,6 @@ WINDOW = 20_000  # rows that passages are chosen among, to find some of every co
 ELSEWHERE = "elsewhere"  # the group from files of which nothing is presented: no twins
 WINDOW_TOKENS = PROMPT + CONTINUATION  # of a text
 PROBE = "a"  # a text that a tokenizer is asked about
-PUBLISHED_NGRAM = 32  # tokens of the run whose repeats are published: those after the prompt
 
 
 def choose_canaries(
@@ -361,7 +359,7 @@ def natural_passages(
         table = _published_repeats(name, _window(name, corpus, n_sequences, step, first_row, n_rows))
     else:
         index = _window(name, corpus, n_sequences, step, first_row, n_rows)
-        table = _window_repeats(name, corpus, index, index, n)
+        table = _window_repeats(name, corpus, index, n)
     provenance = table.attrs["provenance"]
     table["bin"] = 2 ** np.floor(np.log2(table.repeats)).astype(int)
     table = table.sample(frac=1, random_state=seed).groupby("bin").head(n_sequences)
@@ -409,63 +407,16 @@ def _window(name: str, corpus: Corpus, n_sequences: int, step: int, first_row: i
     return index
 
 
-def _window_repeats(
-    name: str, corpus: Corpus, index: np.ndarray, window: np.ndarray, n: int, length: int = CONTINUATION
-) -> pd.DataFrame:
-    """Index of each row and how many rows of a window share n tokens with the first of its continuation."""
-    queries, rows = split(corpus[index])[1][:, :length], corpus[window]
-    digest = hashlib.sha256(queries.tobytes() + rows.tobytes()).hexdigest()[:16]
-    settings = {"model": name, "n": n, "length": length, "window": len(window), "tokens": digest}
+def _window_repeats(name: str, corpus: Corpus, index: np.ndarray, n: int) -> pd.DataFrame:
+    """Index of each row and how many of them share n tokens with its continuation."""
+    rows = corpus[index]
+    digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+    settings = {"model": name, "n": n, "window": len(index), "tokens": digest}
 
     def measure() -> pd.DataFrame:
-        return pd.DataFrame({"index": index, "repeats": count_repeats(queries, rows, n)})
+        return pd.DataFrame({"index": index, "repeats": count_repeats(split(rows)[1], rows, n)})
 
     return measured("repeats", settings, measure)
-
-
-def compare_with_window(
-    name: str,
-    corpus: Corpus,
-    passages: pd.DataFrame,
-    step: int | None = None,
-    *,
-    first_row: int | None = None,
-    n_rows: int = WINDOW,
-) -> pd.DataFrame:
-    """Repeats over all of the training data beside our own count in a window of it, which is a sample.
-
-    Of an organism the window is every fourth row that it has been trained on (canaries come more
-    often at some times); of Pythia the rows that its passages were chosen among, and the run is the
-    one whose repeats are published, the first 32 tokens of the continuation.
-
-    Parameters
-    ----------
-    name, corpus, step, first_row, n_rows : as for :func:`natural_passages`.
-    passages : as that gives them.
-
-    Returns
-    -------
-    One line a passage: index, repeats, expected (other rows that repeat it, times the share of
-    them that is the window), found (other rows of the window that do), window (rows of it), of
-    (rows in all). No lines for models whose repeats are not known over all of their training data.
-    """
-    index, step = passages["index"].to_numpy(), resolve_step(name, step)
-    total = min(step * corpus.rows_per_step, corpus.trained_rows)
-    if corpus.canaries is not None:
-        window, n, length = np.arange(0, total, 4), NGRAM, CONTINUATION
-    elif has_counts(name):
-        total = corpus.trained_rows
-        window, n, length = _window(name, corpus, 1, step, first_row, n_rows), PUBLISHED_NGRAM, PUBLISHED_NGRAM
-    else:
-        return pd.DataFrame(columns=["index", "repeats", "expected", "found", "window", "of"])
-    inside = np.isin(index, window)
-    counted = _window_repeats(name, corpus, index, window, n, length)
-    found = counted.repeats.to_numpy() - inside
-    expected = (passages.repeats.to_numpy() - 1) * (len(window) - inside) / (total - 1)
-    table = pd.DataFrame({"index": index, "repeats": passages.repeats.to_numpy(), "expected": expected, "found": found})
-    table = table.assign(window=len(window), of=total)
-    table.attrs = counted.attrs
-    return table
 
 
 def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -483,7 +434,8 @@ def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame, seed: int = 0) -
     Returns
     -------
     One line a sequence: index, presentations (the lower end of the bin, 0 for unexposed),
-    z_complexity, group ("natural"), block (the rank by z-complexity within the arm).
+    z_complexity, group ("natural"), block (the rank by z-complexity within the arm), file (the same of passages that
+    share text, which are no independent units).
 
     Raises
     ------
@@ -497,10 +449,11 @@ def dose_sequences(passages: pd.DataFrame, twins: pd.DataFrame, seed: int = 0) -
             "ask for fewer, or choose among more rows"
         )
     full = passages[sizes >= len(unexposed)].groupby("bin").sample(len(unexposed), random_state=seed)
-    arms = pd.concat([unexposed, full.assign(presentations=full.bin)], ignore_index=True)
+    full = full.assign(presentations=full.bin, file="text " + full.text.astype(str))
+    arms = pd.concat([unexposed, full], ignore_index=True)
     arms = arms.sort_values(["presentations", "z_complexity"], ignore_index=True).assign(group="natural")
     arms["block"] = arms.groupby("presentations").cumcount()
-    return arms[["index", "presentations", "z_complexity", "group", "block"]]
+    return arms[["index", "presentations", "z_complexity", "group", "block", "file"]]
 
 
 def of_text(

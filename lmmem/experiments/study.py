@@ -24,7 +24,6 @@ from lmmem.experiments.sequences import (
     WINDOW,
     choose_canaries,
     choose_sequences,
-    compare_with_window,
     dose_sequences,
     just_met,
     natural_passages,
@@ -405,17 +404,6 @@ class Study:
             if self.randomised
             else dose_sequences(natural, found, self.seed)
         )
-
-    def in_a_window(self, natural: pd.DataFrame, *, first_row: int | None = None, n_rows: int = WINDOW) -> pd.DataFrame:
-        """Repeats over all of the training data beside our own count in a window of it.
-
-        Parameters
-        ----------
-        As for :func:`lmmem.experiments.sequences.compare_with_window`, which says what is returned.
-        """
-        found = compare_with_window(self.model, self.corpus, natural, self.step, first_row=first_row, n_rows=n_rows)
-        self._record(found)
-        return found
 
     def just_met(self, n_checkpoints: int = 4, n_twins: int = 2) -> pd.DataFrame:
         """Sequences presented once, each to be asked for at the first checkpoint after it: the paper's own case.

@@ -149,7 +149,6 @@ def test_repeats_without_published_counts_are_those_among_the_rows(someone, met)
     rows[5:8, 40:75] = rows[4, 40:75]
     found = sequences.natural_passages(someone, dataclasses.replace(met, rows=rows), 8, step=6, n_rows=8)
     assert dict(zip(found["index"], found.repeats, strict=True)) == {4: 4, 5: 4, 6: 4, 7: 4, 8: 1, 9: 1, 10: 1, 11: 1}
-    assert sequences.compare_with_window(someone, met, found, step=6).empty
     with pytest.raises(ValueError, match="n_rows=0: give a whole number"):
         sequences.natural_passages(someone, met, 8, step=6, n_rows=0)
 
@@ -161,31 +160,29 @@ def test_rows_to_choose_among_end_where_training_has_not_come(someone, met, monk
         sequences.natural_passages(someone, met, 12, step=6, first_row=0)
 
 
-def test_window_is_a_sample_of_the_training_data(mini_corpus):
-    passages = sequences.natural_passages(NAME, mini_corpus, 20)
-    table = sequences.compare_with_window(NAME, mini_corpus, passages)
-    window, of = np.arange(0, mini_corpus.trained_rows, 4), mini_corpus.trained_rows
-    assert set(table.window) == {len(window)}
-    assert set(table.of) == {of}
-    truth = lmmem.split(mini_corpus[passages["index"].to_numpy()])[1]
-    inside = passages["index"] % 4 == 0
-    np.testing.assert_array_equal(table.found, lmmem.count_repeats(truth, mini_corpus[window]) - inside)
-    np.testing.assert_allclose(table.expected, (passages.repeats - 1) * (len(window) - inside) / (of - 1))
-    assert 0.5 < table.found.sum() / table.expected.sum() < 2  # rows are in random order
-
-
 def test_doses_are_full_bins_with_as_many_unexposed():
-    passages = pd.DataFrame({"index": range(7), "bin": [1, 1, 1, 2, 2, 2, 4], "z_complexity": [3, 1, 2, 6, 5, 4, 9]})
-    twins = pd.DataFrame({"index": range(10, 16), "presentations": [1, 0] * 3, "z_complexity": range(6)})
+    passages = pd.DataFrame(
+        {"index": range(7), "bin": [1, 1, 1, 2, 2, 2, 4], "z_complexity": [3, 1, 2, 6, 5, 4, 9]}
+    ).assign(text=[0, 1, 2, 3, 3, 4, 5])
+    twins = pd.DataFrame({"index": range(10, 16), "presentations": [1, 0] * 3, "z_complexity": range(6)}).assign(
+        file=list("abcdef")
+    )
     doses = sequences.dose_sequences(passages, twins)
     assert doses.groupby("presentations").block.apply(list).to_dict() == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}
     assert doses.query("presentations == 1")["index"].tolist() == [1, 2, 0]
     assert doses.query("presentations == 0")["index"].tolist() == [11, 13, 15]
+    assert doses.groupby("presentations").file.agg("".join).to_dict() == {  # two rows of one text are one unit
+        **{0: "bdf", 1: "text 1text 2text 0", 2: "text 4text 3text 3"},
+    }
 
 
 def test_doses_of_bins_with_more_passages_are_drawn_to_one_size():
-    passages = pd.DataFrame({"index": range(40), "bin": [1] * 30 + [2] * 8 + [4] * 2, "z_complexity": range(40)})
-    twins = pd.DataFrame({"index": range(50, 55), "presentations": 0, "z_complexity": [9.0, 1, 5, 3, 7]})
+    passages = pd.DataFrame(
+        {"index": range(40), "bin": [1] * 30 + [2] * 8 + [4] * 2, "z_complexity": range(40)}
+    ).assign(text=range(40))
+    twins = pd.DataFrame({"index": range(50, 55), "presentations": 0, "z_complexity": [9.0, 1, 5, 3, 7]}).assign(
+        file=range(5)
+    )
     doses = sequences.dose_sequences(passages, twins, seed=1)
     assert doses.groupby("presentations").block.apply(list).to_dict() == {m: [0, 1, 2, 3, 4] for m in (0, 1, 2)}
     ranks = doses.groupby("presentations").z_complexity

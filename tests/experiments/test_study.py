@@ -247,15 +247,14 @@ def test_cost_and_provenance_are_of_the_study(mini, chosen, capsys):
 def test_provenance_is_of_each_table_once_and_of_nothing_says_so(mini_corpus):
     study = lmmem.Study(NAME, seed=3)
     assert study.provenance() == "nothing has been measured yet"
-    natural = study.natural(4)
+    study.natural(4)
     first = study.provenance()
     study.natural(4)
-    study.in_a_window(natural)
     chosen = study.sequences(n=2)
     for _ in range(2):
         study.greedy(chosen)
     kinds = [record["kind"] for record in study._records]
-    assert kinds == ["repeats", "repeats", "greedy"]
+    assert kinds == ["repeats", "greedy"]
     assert first.startswith("model pocket-mini, step 120, seed 3, no weights (")
     assert study.provenance().startswith(f"model pocket-mini, step 120, seed 3, float32 on {device_here()} (")
 
@@ -340,7 +339,6 @@ def test_model_of_ones_own_is_measured_on_training_data_by_path(someone, mini_co
         doses = study.dose(passages, 3)
         assert doses.presentations.min() == 0
         assert set(doses.groupby("presentations").size()) == {3}
-    assert study.in_a_window(natural).empty
 
 
 def test_training_data_that_are_not_known_say_what_to_give(someone, tmp_path):
