@@ -19,7 +19,7 @@ PIP = @( while sleep 10 && kill -0 $$$$ 2>/dev/null; do \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # a page uses all cores
-.PHONY: help book organisms test lab bench lint replicates real figures clean
+.PHONY: help book organisms test lab bench lint replicates real published figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -64,6 +64,9 @@ replicates: $(VENV)/.installed  ## train and measure the other organisms into re
 
 real: $(VENV)/.installed-real  ## ask two real models of the package index, into results/real/: about an hour
 	$(BIN)/python -m lmmem.experiments.real
+
+published: $(VENV)/.installed  ## count what the paper's authors published of Pythia-1B, into results/authors/; FILE=.. without a network
+	$(BIN)/python -m lmmem.experiments.authors $(FILE)
 
 figures: $(VENV)/.installed  ## draw the figures of the README from results/
 	$(BIN)/python book/figures.py

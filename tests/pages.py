@@ -3,5 +3,6 @@
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-SECTIONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.md"))
+KEPT = ("08_published", "costs", "comparisons", "scaling", "real_models")  # tables that were measured before
+SECTIONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.md") if path.stem not in KEPT)  # measure a model
 PAGES = sorted(path.stem for path in NOTEBOOKS.glob("*.md"))

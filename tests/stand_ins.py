@@ -265,3 +265,37 @@ def write_own(folder: Path, steps: tuple[int, ...], rows_per_step: int) -> None:
     own = rows(steps[-1] * rows_per_step, FEW, 5)[:, :ASKED]
     own[::8] = own[0]  # which repeats
     np.save(folder / "rows.npy", own)
+
+
+def authors_file(
+    rows: int = 1_500,
+    effect: Callable[[np.ndarray], np.ndarray] = np.zeros_like,
+    come_back: float = 0.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What the paper's authors published, in the form it has, of rows spread over a thousand steps, with a known truth.
+
+    kl_ld fluctuates about a level of each row, which it has before exposure, too; at the first checkpoint after it is
+    `effect` of the steps since closer, and a share `come_back` of the far rows is near at all later ones.
+    """
+    rng = np.random.default_rng(seed)
+    steps = np.arange(10_000, 20_000, 1_000)
+    index = 10_240_000 + 20 * np.arange(0, 51_200, 51_200 // rows)
+    since = 11_000 - (index // 1_024 + 1)
+    level = np.clip(rng.normal(58, 8, len(index)), 0, 64)
+    kl_ld = level[:, None] + rng.normal(0, 2.6, (len(index), len(steps)))
+    kl_ld[:, 1] -= effect(since.astype(float))
+    kl_ld[rng.random(len(index)) < come_back, 2:] = 10
+    repeats = np.zeros(kl_ld.shape, dtype=int)
+    repeats[:, 0] = 1
+    often = rng.random(len(index)) < 0.1
+    repeats[often, 3] = 7
+    table = pd.DataFrame(
+        {
+            "lev": np.clip(rng.binomial(1, kl_ld % 1) + np.floor(kl_ld), 0, 64).astype(int).ravel(),
+            "30": repeats.ravel(),
+            "complexity": np.repeat(np.clip(rng.normal(0.5, 0.1, len(index)), 0.05, 0.8), len(steps)),
+        }
+    )
+    table.index = pd.MultiIndex.from_product([index, steps], names=["index", "checkpoint"])
+    return table
