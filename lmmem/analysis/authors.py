@@ -24,6 +24,7 @@ __all__ = [
     "by_since",
     "coming_back",
     "fluctuation",
+    "front",
     "half_life",
     "levels",
     "provenance",
@@ -307,6 +308,12 @@ def answer(counted: Counted, seed: int = 0) -> dict[str, object]:
         "rows": counted.record["rows"],
         "once": counted.record["once"],
     }
+
+
+def front(counted: Counted) -> dict[str, object]:
+    """What the book's first page tells: leaves, slope, once of :func:`answer`."""
+    found = answer(counted)
+    return {name: found[name] for name in ("leaves", "slope", "once")}
 
 
 def provenance(counted: Counted) -> str:
