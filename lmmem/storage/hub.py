@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import threading
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import huggingface_hub as hf
@@ -27,11 +29,15 @@ from lmmem.storage.files import DamagedError, cache_folder, keep
 
 __all__ = ["HubFile", "Listing", "download", "listing", "read_range"]
 
-TRIES = 6  # of one range
-PAUSE, PATIENCE = 0.5, 60  # seconds before the second try of a range; before any, at most
+TRIES = 6  # of one range, or one listing
+PAUSE, PATIENCE = 0.5, 60  # seconds before the second try; before any, at most
 TIMEOUT = 30  # seconds without a byte
 AGAIN = (408, 429, 500, 502, 503, 504)
+# Hub documentation, "Rate limits": how many requests are left in a window of five minutes, and seconds to its end.
+LIMITED = re.compile(r";\s*r=0;\s*t=(\d+)")
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+T = TypeVar("T")
 
 _listings: dict[tuple[str, ...], Listing] = {}  # asked for once, so that a process sees one commit of a branch
 _locations: dict[HubFile, str] = {}  # where the bytes of a file lie, as the Hub told this process
@@ -76,8 +82,9 @@ class Listing:
 def listing(repo: str, revision: str = "main", repo_type: str = "model") -> Listing:
     """Which commit a revision is, and its files with their sizes.
 
-    One request for the life of the process, so that a branch which moves meanwhile does not mix two
-    commits. What the Hub said is kept, and used with a warning if it cannot be asked another time.
+    Asked for once in the life of the process, so that a branch which moves meanwhile does not mix two
+    commits, and again, as a range is, when the Hub is busy. What it said is kept, and used with a warning if
+    it cannot be asked another time.
 
     Parameters
     ----------
@@ -101,9 +108,20 @@ def _listing(key: tuple[str, str, str, str]) -> Listing:
     _, repo_type, repo, revision = key
     name = f"{repo.replace('/', '--')}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     kept = cache_folder() / "hub" / name
+
+    def ask() -> Any:
+        try:
+            return hf.HfApi().repo_info(repo, revision=revision, repo_type=repo_type, files_metadata=True)
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code not in AGAIN:
+                raise
+            return _Again(error, _pause_asked_for(error.response.headers))
+
     try:
         with _plain_errors(f"{repo} at {revision}"):
-            info = hf.HfApi().repo_info(repo, revision=revision, repo_type=repo_type, files_metadata=True)
+            info = _tried(ask)
+            if isinstance(info, _Again):
+                raise info.error
     except ConnectionError as error:
         try:
             commit, files = json.loads(kept.read_text())
@@ -147,11 +165,8 @@ def read_range(file: HubFile, start: int, stop: int) -> bytes:
     """
     if not 0 <= start < stop <= file.size:
         raise ValueError(f"bytes {start} .. {stop - 1} are not within {file}, which has {file.size}")
-    problem, pause = "", float(PAUSE)
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(min(pause, PATIENCE))
-            pause *= 2
+
+    def once() -> bytes | _Again:
         with _plain_errors(str(file)):
             location = _locate(file)
         try:
@@ -159,17 +174,46 @@ def read_range(file: HubFile, start: int, stop: int) -> bytes:
         except errors.OfflineModeIsEnabled as error:
             raise ConnectionError(_offline(str(file))) from error
         except OSError as error:  # a broken connection, at any point
-            problem = str(error)
-            continue
-        if isinstance(answer, bytes):
-            return answer
-        problem, wanted_pause = answer
-        pause = max(pause, wanted_pause)
-        _locations.pop(file, None)  # the address may have run out
-    raise ConnectionError(f"{file}: bytes {start} .. {stop - 1} could not be read in {TRIES} tries; last: {problem}")
+            return _Again(error)
+        if isinstance(answer, _Again):
+            _locations.pop(file, None)  # the address may have run out
+        return answer
+
+    answer = _tried(once)
+    if isinstance(answer, _Again):
+        span = f"bytes {start} .. {stop - 1}"
+        raise ConnectionError(f"{file}: {span} could not be read in {TRIES} tries; last: {answer.error}")
+    return answer
 
 
-def _get(file: HubFile, location: str, start: int, stop: int) -> bytes | tuple[str, float]:
+@dataclasses.dataclass(frozen=True)
+class _Again:
+    """What went wrong, where another try may do better, and the seconds that the server wants before it."""
+
+    error: Exception
+    pause: float = 0.0
+
+
+def _tried(once: Callable[[], T | _Again]) -> T | _Again:
+    """What the last of up to TRIES tries gave, with growing pauses between them or those the server asks for."""
+    answer, pause = once(), float(PAUSE)
+    for _ in range(TRIES - 1):
+        if not isinstance(answer, _Again):
+            break
+        pause = max(pause, answer.pause)
+        time.sleep(min(pause, PATIENCE))
+        pause *= 2
+        answer = once()
+    return answer
+
+
+def _pause_asked_for(headers: Mapping[str, str]) -> float:
+    """Seconds, in the standard's words or in the Hub's."""
+    after, limited = headers.get("Retry-After", ""), LIMITED.search(headers.get("RateLimit", ""))
+    return float(after) if after.isdigit() else float(limited[1]) if limited else 0.0
+
+
+def _get(file: HubFile, location: str, start: int, stop: int) -> bytes | _Again:
     """The bytes, or why another try may do better and after how many seconds."""
     ours = urlsplit(location).netloc == urlsplit(hf.constants.ENDPOINT).netloc
     headers = build_hf_headers() if ours else {}  # a token is for the Hub alone
@@ -180,8 +224,7 @@ def _get(file: HubFile, location: str, start: int, stop: int) -> bytes | tuple[s
         with session.stream("GET", location, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
             status = response.status_code
             if status in AGAIN or status in (401, 403):
-                after = response.headers.get("Retry-After", "")
-                return f"the server answered {status}", float(after) if after.isdigit() else 0.0
+                return _Again(ConnectionError(f"the server answered {status}"), _pause_asked_for(response.headers))
             if status == 200:
                 raise DamagedError(
                     f"{file}: the server ignores byte ranges and would send all {file.size:,} bytes; nothing was read"
@@ -198,9 +241,9 @@ def _get(file: HubFile, location: str, start: int, stop: int) -> bytes | tuple[s
     except (DamagedError, OSError):
         raise
     except Exception as error:  # the errors of whichever HTTP client huggingface_hub uses
-        return f"{type(error).__name__}: {error}", 0.0
+        return _Again(ConnectionError(f"{type(error).__name__}: {error}"))
     if got != stop - start:
-        return f"the connection ended after {got} of {stop - start} bytes", 0.0
+        return _Again(ConnectionError(f"the connection ended after {got} of {stop - start} bytes"))
     return b"".join(parts)
 
 

@@ -84,6 +84,34 @@ def test_server_that_asks_for_a_pause_gets_it(loopback, file):
     assert time.monotonic() - start >= 1
 
 
+@pytest.mark.parametrize("status", hub.AGAIN)
+def test_listing_is_asked_for_again_while_the_hub_is_busy(loopback, file, status):
+    hub._listings.clear()  # as another process
+    loopback.faults.append(Fault("/api/", times=hub.TRIES - 1, status=status))
+    assert listing(REPO, repo_type="dataset").files["a.bin"] == file
+    assert len([request for request in loopback.requests if REPO in request.path]) == hub.TRIES
+
+
+def test_listing_that_is_refused_is_asked_for_once(loopback):
+    loopback.faults.append(Fault("/api/", status=400))
+    with pytest.raises(ConnectionError, match="someone/data at main: the Hub answered 400"):
+        listing(REPO, repo_type="dataset")
+    assert loopback.faults[0].times == 1_000_000 - 1
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Retry-After": "7"}, {"RateLimit": '"api";r=0;t=7', "RateLimit-Policy": '"api";q=500;w=300'}]
+)
+@pytest.mark.parametrize("where", ["/api/", "/cdn/"])
+def test_pause_is_that_which_the_server_asks_for(loopback, file, monkeypatch, where, headers):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: seconds and pauses.append(seconds))
+    hub._listings.clear()
+    loopback.faults.append(Fault(where, times=4, status=429, headers=headers))
+    read_range(listing(REPO, repo_type="dataset").files["a.bin"], 0, 1)
+    assert pauses == [7, 14, 28, 56]
+
+
 def test_lasting_fault_ends_with_its_reason(loopback, file):
     loopback.faults.append(Fault("GET /cdn", status=503, headers={"Retry-After": "0"}))
     with pytest.raises(
