@@ -45,15 +45,12 @@ def download_size(name: str, step: int | None = None) -> int:
     file = _gguf(name, step)
     if isinstance(file, Path) or (file is None and _folder(name, step) is not None):
         return 0
-    from huggingface_hub import try_to_load_from_cache
-
     if file is None:
         listed, paths = _on_the_hub(name, step)
         weights = [listed.files[path] for path in paths]
     else:
         weights = [file]
-    kept = [isinstance(try_to_load_from_cache(file.repo, file.path, revision=file.commit), str) for file in weights]
-    return sum(file.size for file, here in zip(weights, kept, strict=True) if not here)
+    return sum(file.size for file in weights if not _kept(file))
 
 
 def load_model(
@@ -322,7 +319,7 @@ def _on_the_hub(name: str, step: int) -> tuple[Listing, list[str]]:
 
     So it is with most steps of Pythia-2.8B and two of Pythia-12B: github.com/EleutherAI/pythia, issues 205 and 206.
     """
-    from lmmem.storage.hub import listing
+    from lmmem.storage.hub import AnswerError, listing
 
     info, listed = MODELS[name], _listed(name, step)
     weights = _weight_files(listed.files, f"{name} at step {step}", listed.repo)
@@ -330,7 +327,11 @@ def _on_the_hub(name: str, step: int) -> tuple[Listing, list[str]]:
     for revision in filter(None, (info.address(last)[1], info.end) if step != last else ()):
         try:
             later = listing(listed.repo, revision)
-        except (ConnectionError, ValueError):  # without a network, what is here was compared when it was fetched
+        except ValueError:  # there is no such branch
+            continue
+        except ConnectionError as error:  # without a network, what is here was compared when it was fetched
+            if isinstance(error, AnswerError) or not all(_kept(listed.files[path]) for path in weights):
+                raise
             continue
         theirs = {file.etag for file in later.files.values()}
         if alike := [path for path in weights if listed.files[path].etag in theirs]:
@@ -339,6 +340,13 @@ def _on_the_hub(name: str, step: int) -> tuple[Listing, list[str]]:
                 "the Hub does not hold the weights of this step"
             )
     return listed, weights
+
+
+def _kept(file: HubFile) -> bool:
+    """Whether a file is in the cache of huggingface_hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(file.repo, file.path, revision=file.commit), str)
 
 
 def _fetched(listed: Listing, weights: list[str]) -> Path:

@@ -27,7 +27,7 @@ from huggingface_hub.utils import build_hf_headers, get_session
 
 from lmmem.storage.files import DamagedError, cache_folder, keep
 
-__all__ = ["HubFile", "Listing", "download", "listing", "read_range"]
+__all__ = ["AnswerError", "HubFile", "Listing", "download", "listing", "read_range"]
 
 TRIES = 6  # of one range, or one listing
 PAUSE, PATIENCE = 0.5, 60  # seconds before the second try; before any, at most
@@ -42,6 +42,10 @@ T = TypeVar("T")
 _listings: dict[tuple[str, ...], Listing] = {}  # asked for once, so that a process sees one commit of a branch
 _locations: dict[HubFile, str] = {}  # where the bytes of a file lie, as the Hub told this process
 _locks: defaultdict[HubFile, threading.Lock] = defaultdict(threading.Lock)  # each is asked for by one thread
+
+
+class AnswerError(ConnectionError):
+    """The Hub can be reached, and answers that it is busy or broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +100,8 @@ def listing(repo: str, revision: str = "main", repo_type: str = "model") -> List
     ------
     PermissionError : the Hub wants a login.
     ValueError : there is no such repository or revision.
-    ConnectionError : the Hub cannot be reached, and this revision has not been listed before.
+    ConnectionError : the Hub cannot be reached, or is busy or broken (AnswerError), and this revision has not been
+        listed before.
     """
     key = (hf.constants.ENDPOINT, repo_type, repo, revision)
     if key not in _listings:
@@ -284,7 +289,7 @@ def _plain_errors(what: str) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403):
             raise PermissionError(f"{what}: the Hub refuses access ({status}); {LOGIN}") from error
-        raise ConnectionError(f"{what}: the Hub answered {status}; try again later") from error
+        raise AnswerError(f"{what}: the Hub answered {status}; try again later") from error
     except (DamagedError, ConnectionError, PermissionError):
         raise
     except Exception as error:

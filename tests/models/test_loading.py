@@ -222,6 +222,42 @@ def test_step_that_holds_the_end_of_training_is_refused(loopback, end):
         assert torch.equal(first_weights(load_model("pythia2.8b")), first_weights(stand_ins.pythia(1).half()))
 
 
+BRANCH = "/api/models/.*/revision/main"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [(Fault(BRANCH, status=status), f"answered {status}") for status in (400, 429, 503)]
+    + [(Fault(BRANCH, cut_after=0), "cannot be reached")],
+    ids=["400", "429", "503", "unreachable"],
+)
+def test_step_that_cannot_be_compared_with_the_end_of_training_is_not_fetched(loopback, fault, message):
+    place = str(MODELS["pythia2.8b"].place)
+    for revision in ("step1000", "main"):
+        loopback.add(place, stand_ins.files_of(stand_ins.pythia(1)), revision=revision)
+    loopback.add(place, stand_ins.files_of(stand_ins.pythia(0)), revision="step143000")
+    loopback.faults.append(fault)
+    for ask in (load_model, download_size):
+        with pytest.raises(ConnectionError, match=f"2.8b at main: the Hub {message}"):
+            ask("pythia2.8b", 1_000)
+    assert not any("/resolve/" in request.path for request in loopback.requests)
+    loopback.faults.clear()
+    with pytest.raises(ValueError, match="is that of main, the end of training"):
+        load_model("pythia2.8b", 1_000)
+
+
+def test_weights_that_are_here_need_no_comparison_but_of_a_hub_that_answers(pythia):
+    load_model("pythia1b", 11_000)
+    hub._listings.clear()  # as another process
+    pythia.faults.append(Fault(BRANCH, cut_after=0))
+    pythia.faults.append(Fault("/revision/step", status=503))  # as listed before
+    with pytest.warns(UserWarning, match="as listed before"):
+        assert torch.equal(first_weights(load_model("pythia1b", 11_000)), first_weights(stand_ins.pythia(0).half()))
+    pythia.faults[0] = Fault(BRANCH, status=503)
+    with pytest.raises(ConnectionError, match="1b at main: the Hub answered 503"):
+        load_model("pythia1b", 11_000)
+
+
 def test_one_part_of_the_end_of_training_is_enough_to_refuse_a_step(loopback):
     """As at steps 50,000 and 58,000 of pythia-12b: github.com/EleutherAI/pythia, issue 206."""
     place, files = str(MODELS["pythia12b"].place), stand_ins.files_of(stand_ins.pythia(0), safetensors=False)
