@@ -18,6 +18,7 @@ from lmmem.corpora.published import MEMORISED, duplicate_counts, memorised_rows
 from lmmem.inference import decoding
 from lmmem.models.registry import MODELS
 from lmmem.storage.files import DamagedError
+from lmmem.storage.ranges import BUFFER
 from tests import stand_ins
 from tests.loopback_hub import LoopbackHub
 
@@ -120,6 +121,23 @@ def test_only_the_row_groups_that_hold_them_are_fetched(published):
     whole = sum(file.size for file in files.values())
     np.testing.assert_array_equal(duplicate_counts("pythia1b", [15_003]), [15_003 % 997 + 1])
     assert published.sent() < whole / 4
+
+
+def test_of_thousands_of_rows_too_only_their_row_groups_are_fetched(published):
+    (files,) = (files for files in published.files.values() if any("train-" in path for path in files))
+    wanted = np.arange(18_000, 22_000)  # of the second and the third group of the first file, which has twenty
+    np.testing.assert_array_equal(duplicate_counts("pythia1b", wanted), wanted % 997 + 1)
+    assert published.sent() < sum(file.size for file in files.values()) / 4
+    held = pq.read_metadata(io.BytesIO(files["data/train-00000-of-00002.parquet"].content))
+    begin, end = (held.row_group(group).column(0).dictionary_page_offset for group in (1, 3))
+    for request in published.ranges():
+        path, start = request.path.split("/", 3)[3], int(request.range.removeprefix("bytes=").split("-")[0])
+        footer = files[path].size - BUFFER <= start
+        assert footer or (path == "data/train-00000-of-00002.parquet" and begin <= start < end)
+
+
+def test_no_rows_have_no_counts(published):
+    assert duplicate_counts("pythia1b", []).shape == (0,)
 
 
 def test_row_without_a_count_is_named(published):
