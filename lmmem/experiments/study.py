@@ -44,8 +44,9 @@ from lmmem.models.loading import download_size, load_model, load_tokenizer
 from lmmem.models.registry import DTYPES, MODELS, resolve_step
 from lmmem.pocket.recipe import DERIVED
 from lmmem.protocol import CONTINUATION, DRAWS, PROMPT, SIGMA, split
+from lmmem.storage.hub import free_space
 from lmmem.storage.results import provenance_line
-from lmmem.sweep.cluster import checked, on_worker
+from lmmem.sweep.cluster import LOCAL, checked, on_worker
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -1009,18 +1010,17 @@ class Study:
         ]
         return pd.concat(found, ignore_index=True)
 
-    def cost(self, sequences: pd.DataFrame, *, draws: int = 0, samples: int = 0) -> str:
+    def cost(self, sequences: pd.DataFrame, *, draws: int = 0, samples: int = 0, steps: Steps = None) -> str:
         """What it takes to measure, in one line; it times a continuation of each sequence to say so.
 
         Parameters
         ----------
-        sequences : as for :meth:`greedy`.
+        sequences, steps : as for :meth:`greedy`.
         draws : perturbations in all, beside the undisturbed model.
         samples : sampled continuations of each sequence in all.
         """
-        size = download_size(self.model, self.step)
-        weights = f"{size / 1e9:.1f} GB of weights to fetch" if size else "weights are here"
-        print(f"{self!r}: {weights}; timing a continuation of {len(sequences)} sequences")
+        at = [self.step] if steps is None else [*steps] if isinstance(steps, Sequence) else [steps]
+        print(f"{self!r}: {self._to_fetch({self.step, *at})}; timing a continuation of {len(sequences)} sequences")
         corpus, index = self._asked(sequences)
         seconds = 0.0
         for continuations, ways in ((1 + draws, 0), (samples, SAMPLES_TIMED)):
@@ -1033,8 +1033,19 @@ class Study:
                     samples=ways,
                     **self._where(),
                 )
-        many = f"{len(sequences) * (1 + draws + samples):,} continuations of {CONTINUATION} tokens"
-        return f"{many}: about {measuring.duration(seconds)}, if nothing of it has been measured before"
+        many = f"{len(at) * len(sequences) * (1 + draws + samples):,} continuations of {CONTINUATION} tokens"
+        return f"{many}: about {measuring.duration(len(at) * seconds)}, if nothing of it has been measured before"
+
+    def _to_fetch(self, steps: set[int]) -> str:
+        """How much the weights of these steps are that are not here, and where it can be known, whether they fit."""
+        size = sum(download_size(self.model, step) for step in steps)
+        if not size:
+            return "weights are here"
+        said = f"{size / 1e9:.1f} GB of weights to fetch" + (f" for {len(steps)} steps" if len(steps) > 1 else "")
+        if not str(self.place or LOCAL).startswith(LOCAL):  # on disks of other machines
+            return said
+        free = free_space()
+        return f"{said}, {free / 1e9:.1f} GB free on disk{': they do not fit' if size > free else ''}"
 
     def trace(
         self,

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import threading
 import time
 import warnings
@@ -27,7 +28,7 @@ from huggingface_hub.utils import build_hf_headers, get_session
 
 from lmmem.storage.files import DamagedError, cache_folder, keep
 
-__all__ = ["AnswerError", "HubFile", "Listing", "download", "listing", "read_range"]
+__all__ = ["AnswerError", "HubFile", "Listing", "download", "free_space", "listing", "read_range"]
 
 TRIES = 6  # of one range, or one listing
 PAUSE, PATIENCE = 0.5, 60  # seconds before the second try; before any, at most
@@ -153,6 +154,12 @@ def download(file: HubFile) -> Path:
     with _plain_errors(str(file)):
         path = hf.hf_hub_download(file.repo, file.path, repo_type=file.repo_type, revision=file.commit)
     return Path(path)
+
+
+def free_space() -> int:
+    """Bytes that are free on the disk where :func:`download` keeps files."""
+    cache = Path(hf.constants.HF_HUB_CACHE).absolute()
+    return shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
 
 
 def read_range(file: HubFile, start: int, stop: int) -> bytes:

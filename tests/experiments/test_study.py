@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +12,13 @@ import pytest
 
 import lmmem
 from lmmem.experiments import disturbed, measurements, sequences, texts
+from lmmem.experiments import study as study_module
 from lmmem.experiments.measuring import device_here
 from lmmem.experiments.study import MEASURED, NOISE_COST
+from lmmem.models.loading import download_size
 from lmmem.models.registry import MODELS, ModelInfo
 from lmmem.pocket.organisms import checkpoint_folder
+from tests import stand_ins
 
 NAME = "pocket-mini"
 
@@ -242,6 +247,28 @@ def test_cost_and_provenance_are_of_the_study(mini, chosen, capsys):
     assert study.provenance().startswith(
         f"model pocket-mini, step 120 (and 2 others), seed 3, float32 on {device_here()} ("
     )
+
+
+def test_cost_is_of_all_steps_and_says_whether_their_weights_fit(loopback, monkeypatch, capsys):
+    for step in (10_000, 11_000):
+        loopback.add("EleutherAI/pythia-1b", stand_ins.files_of(stand_ins.pythia(step)), revision=f"step{step}")
+    each = 1_000 * download_size("pythia1b", 10_000)
+    monkeypatch.setattr(study_module, "download_size", lambda name, step: 1_000 * download_size(name, step))
+    monkeypatch.setattr(measurements, "seconds_each", lambda *_, **__: 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * each // 2))
+    study = lmmem.Study("pythia1b", 11_000)
+    chosen = study.sequences(tokens=np.arange(192).reshape(2, 96))
+    one, two, free = (f"{size / 1e9:.1f} GB" for size in (each, 2 * each, 1.5 * each))
+    assert study.cost(chosen).startswith("2 continuations of 64 tokens: about 20 s")
+    assert f": {one} of weights to fetch, {free} free on disk; timing" in capsys.readouterr().out
+    assert study.cost(chosen, steps=[10_000, 11_000]).startswith("4 continuations of 64 tokens: about 40 s")
+    said = f": {two} of weights to fetch for 2 steps, {free} free on disk: they do not fit; timing"
+    assert said in capsys.readouterr().out
+    lmmem.Study("pythia1b", 11_000, device="cpu", scheduler="tcp://10.0.0.1:8786").cost(chosen, steps=10_000)
+    assert f": {two} of weights to fetch for 2 steps; timing" in capsys.readouterr().out  # to disks elsewhere
+    lmmem.load_model("pythia1b", 10_000)
+    study.cost(chosen, steps=10_000)
+    assert f": {one} of weights to fetch for 2 steps, {free} free" in capsys.readouterr().out
 
 
 def test_provenance_is_of_each_table_once_and_of_nothing_says_so(mini_corpus):
