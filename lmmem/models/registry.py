@@ -346,11 +346,14 @@ def _organism(name: str) -> ModelInfo:
 HOURS = "a processor takes hours to train it, a GPU minutes"
 # EleutherAI/pythia, issues 205 and 206, by the SHA-256 of files; step branches of 2.8b and 12b.
 MISPLACED = "on the Hub {} of its step branches hold the end of training: they are refused"
-PADDED = "50,304 logits, padded from 50,277 tokens"
+# Megatron pads to a multiple of 128 times model-parallel-size: EleutherAI/pythia, models/6.9B and 12B have 2 and 4.
+PADDED = "{} logits, padded from 50,277 tokens"
+LOGITS = {"6.9b": "50,432", "12b": "50,688"}  # of other sizes 50,304
 RELABELLED = "4 M tokens a step in training, its steps relabelled as if 2 M"
 
 # Card of EleutherAI/pile-standard-pythia-preshuffled; Biderman et al. 2023, batch size in sequences; no
-# token of a row is above the padded logits. Counts: Prashanth et al. 2025, "Recite, Reconstruct, Recollect".
+# token of a row is above the 50,304 logits of most sizes. Counts: Prashanth et al. 2025, "Recite, Reconstruct,
+# Recollect".
 PILE = Order(
     layout="shards",
     rows_per_step=1_024,
@@ -370,7 +373,7 @@ def _pythia(size: str, suffix: str = "") -> ModelInfo:
     """One model of the suite: `suffix` is "", "-deduped", "-v0", "-deduped-v0" or "-seed3" and the like."""
     deduped, v0, seed = "deduped" in suffix, "v0" in suffix, "seed" in suffix
     data = "the deduplicated Pile, pre-shuffled" if deduped else "the Pile, pre-shuffled"
-    caveats = [PADDED]
+    caveats = [PADDED.format(LOGITS.get(size, "50,304"))]
     if v0 and size in ("160m", "410m", "1.4b"):
         caveats.append(RELABELLED)
     if not suffix and size in ("2.8b", "12b"):
@@ -437,7 +440,9 @@ MODELS = _Registry(
             ),
             epochs=1.0,
             licence="Apache-2.0",
-            caveats="steps number checkpoints, one a chunk; trained in bfloat16, measured in float16 as by the paper",
+            # LLM360/amber-train, main.py: PRECISION = "32-true". Weights on the Hub: float32, of main bfloat16.
+            caveats="steps number checkpoints, one a chunk; trained in float32, of which step 359 is published in "
+            "bfloat16; measured in float16 as by the paper",
             # The paper's rows are of chunk 100. One checkpoint later they have been met, however chunks are counted.
             paper_step=101,
             paper_row=100 * AMBER_STRIDE,

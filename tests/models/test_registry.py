@@ -31,6 +31,15 @@ def test_registry_prints_as_a_table_with_one_line_a_model():
     assert "gpt5" not in MODELS
 
 
+def test_logits_of_a_pythia_are_padded_by_the_processors_that_shared_it():
+    """As Megatron pads them, by model-parallel-size in EleutherAI/pythia, models/."""
+    for name in (name for name in MODELS if name.startswith("pythia")):
+        multiple = 128 * {"6.9b": 2, "12b": 4}.get(re.match(r"pythia([\d.]+[mb])", name)[1], 1)
+        padded = -(-50_277 // multiple) * multiple
+        assert MODELS[name].caveats.startswith(f"{padded:,} logits, padded from 50,277 tokens"), name
+        assert MODELS[name].order.vocabulary == 50_304  # of its rows, which are of the same tokens
+
+
 FACTS = """
 parameters = "0.2 M"
 steps = [6, 120]
