@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lmmem.storage.provenance import code_hash
 from lmmem.storage.results import Part, find, keep_part, measure_part
-from lmmem.sweep.cluster import checked, connect, connected, workers_of
+from lmmem.sweep.cluster import checked, connect, connected, one_at_a_time, workers_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -291,13 +291,10 @@ class _Queue:
         return None
 
 
-_measuring = threading.Lock()  # one task at a time in a process, whatever its worker's threads
-
-
 def _measure_on_worker(
     part: Part, measure: Callable[..., pd.DataFrame], arguments: tuple[Any, ...], code: str
 ) -> bytes:
-    with _measuring:
+    with one_at_a_time:
         if code_hash() != code:  # within the lock: Python 3.11 cannot parse in two threads at once
             raise BadInputError("a worker runs another version of lmmem than this process: install the same on both")
         return measure_part(part, functools.partial(measure, *arguments))

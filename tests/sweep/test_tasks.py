@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -530,6 +531,19 @@ def test_worker_of_several_threads_measures_one_task_at_a_time(cluster, own_cach
     found = pd.concat(run(tasks(8, 0, sweep_tasks.timed), str(cluster.file))).sort_values("begun")
     assert len(found) == 8
     assert found.pid.nunique() == 1
+    assert (found.begun[1:].to_numpy() >= found.ended[:-1].to_numpy()).all()
+
+
+def test_worker_of_several_threads_that_measures_is_asked_between_two_tasks(cluster, own_cache):
+    cluster.start("worker", "--host", "127.0.0.1", "--nthreads", "4", "--no-dashboard", "--no-nanny")
+    place = str(cluster.file)
+    places.connect(place).wait_for_workers(1)
+    with ThreadPoolExecutor(3) as pool:
+        ask = functools.partial(sweep_tasks.timed, 0)
+        asked = [pool.submit(places.on_one_worker, place, ask) for _ in range(3)]
+        measured = run(tasks(4, 0, sweep_tasks.timed), place)
+    found = pd.concat([*measured, *(future.result()[0] for future in asked)]).sort_values("begun")
+    assert (len(found), found.pid.nunique()) == (7, 1)
     assert (found.begun[1:].to_numpy() >= found.ended[:-1].to_numpy()).all()
 
 
