@@ -144,7 +144,7 @@ def on_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> Any:
     Parameters
     ----------
     scheduler : as for :func:`lmmem.sweep.tasks.run`.
-    ask : a function of a module.
+    ask : a function of a module, or a ``functools.partial`` of one.
 
     Raises
     ------
@@ -164,7 +164,8 @@ def on_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> Any:
         answers = {first, *client.run(ask, on_error="ignore").values()}  # those that die meanwhile say nothing
     if len(answers) > 1:
         found = " and ".join(sorted(map(str, answers)))
-        raise ValueError(f"the workers differ in {ask.__name__}: {found}. Use workers of one kind")
+        what = getattr(ask, "func", ask).__name__  # of a partial, its function
+        raise ValueError(f"the workers differ in {what}: {found}. Use workers of one kind")
     return answers.pop()
 
 

@@ -458,8 +458,9 @@ def test_environment_names_the_scheduler(cluster, own_cache, monkeypatch):
     assert places.on_worker("", os.getpid) == os.getpid()
     cluster.worker("--no-nanny")
     places.connect(str(cluster.file)).wait_for_workers(2)
-    with pytest.raises(ValueError, match="the workers differ in getpid"):
-        places.on_worker(None, os.getpid)
+    for ask in (os.getpid, functools.partial(os.getpid)):
+        with pytest.raises(ValueError, match=r"the workers differ in getpid: .*Use workers of one kind"):
+            places.on_worker(None, ask)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
