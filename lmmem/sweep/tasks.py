@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,10 +49,18 @@ class SweepError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """What a measurement raised at last, and how often it was tried."""
+    """What a measurement raised at last, and how often it was tried; it holds nothing that was measured with."""
 
     error: BaseException
     times: int
+
+    def __post_init__(self) -> None:
+        waiting, seen = [self.error], list[BaseException]()
+        while waiting:
+            seen.append(error := waiting.pop())
+            traceback.clear_frames(error.__traceback__)  # whose variables are the model, and what it computed
+            behind = (error.__cause__, error.__context__)
+            waiting += [other for other in behind if other is not None and other not in seen]
 
     def __str__(self) -> str:
         return f"tried {self.times} times: {type(self.error).__name__}: {self.error}"

@@ -274,6 +274,14 @@ def test_task_that_always_fails_is_named_and_the_others_are_kept(place, own_cach
     assert len(kept(own_cache)) == 11
 
 
+def test_what_failed_holds_no_model_while_others_are_measured(own_cache):
+    with pytest.raises(SweepError, match="3 of 3 measurements failed") as caught:
+        run(tasks(3, 0, sweep_tasks.failing_with_a_model))
+    assert str(caught.value).count("RuntimeError: 1 in memory") == 3
+    assert isinstance(caught.value.__cause__.__cause__, MemoryError)
+    assert not sweep_tasks.Model.alive
+
+
 def test_bad_input_is_raised_at_once(place, own_cache):
     with pytest.raises(ValueError, match="is a bad number"):
         run(tasks(12, 0, sweep_tasks.bad), place)
