@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -15,7 +16,8 @@ from transformers import (
     OPTConfig,
 )
 
-from lmmem.inference.perturbation import cosines, parts_of, perturbed, weight_rms
+from lmmem.inference.perturbation import AT_ONCE, cosines, parts_of, perturbed, weight_rms
+from tests.other_device import on_another_device
 
 
 def bits(model) -> list[bytes]:
@@ -242,6 +244,47 @@ def test_noise_of_every_model_so_far_keeps_its_bits():
     for draw, expected in OLD_BITS.items():
         with perturbed(layer, 1.0, seed=0, draw=draw):
             assert [weight.hex() for weight in layer.weight.flatten().tolist()] == expected
+
+
+def test_noise_on_a_processor_is_drawn_at_once():
+    layer = torch.nn.Linear(333, 333, bias=False)
+    assert layer.weight.numel() > AT_ONCE and layer.weight.numel() % 16
+    torch.nn.init.zeros_(layer.weight)
+    key = int(np.random.SeedSequence([3, 4, 0]).generate_state(1, np.uint64)[0])
+    with perturbed(layer, 1.0, seed=3, draw=4):
+        assert torch.equal(layer.weight, torch.randn(333, 333, generator=torch.Generator().manual_seed(key >> 1)))
+
+
+class OnGPU(TorchFunctionMode):
+    """Which thread of a GPU draws a normal number, and its how manieth it is, in the place of the number.
+
+    Source: torch's ATen/native/cuda/DistributionTemplates.h, calc_execution_policy and the kernel below it.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.threads, self.offset = threads, 0  # at once, and what the generator has given to each
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func in (torch.randn, torch.Tensor.normal_):
+            place = torch.arange(found.numel()).view(found.shape)
+            grid = min(self.threads, -(-found.numel() // 256) * 256)
+            found.copy_(place % grid + 2**17 * (self.offset + place // grid))
+            self.offset += -(-found.numel() // (grid * 4)) * 4
+        return found
+
+
+def test_noise_is_the_same_on_gpus_that_run_more_or_fewer_threads(monkeypatch):
+    monkeypatch.setattr("lmmem.inference.weights.free_bytes", lambda device: 10**12)
+    layer = torch.nn.Linear(500, 200, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    found = []
+    for multiprocessors, threads in ((40, 1_024), (58, 1_536), (108, 2_048), (132, 2_048)):  # T4, L4, A100, H100
+        with on_another_device(layer, "cuda"), OnGPU(multiprocessors * threads), perturbed(layer, 1.0, seed=0, draw=0):
+            found.append(layer.weight.detach().flatten().tolist())
+    assert len(set(found[0])) == layer.weight.numel()  # no number is given twice
+    assert all(one == found[0] for one in found[1:])
 
 
 def test_noise_in_units_of_a_tensor_is_a_share_of_its_own_rms():
