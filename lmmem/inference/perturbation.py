@@ -142,42 +142,47 @@ def parts_of(model: nn.Module) -> dict[str, list[str]]:
     return layers | {kind: names for kind, names in kinds.items() if names}
 
 
-def cosines(model: nn.Module, changes: Sequence[Mapping[str, torch.Tensor]], seed: int, draw: int) -> list[float]:
-    """The cosines of a draw's noise with changes of the weights, all of these as one vector.
+def cosines(
+    model: nn.Module, changes: Sequence[Mapping[str, torch.Tensor]], seed: int, draws: Sequence[int]
+) -> np.ndarray:
+    """The cosines of draws of noise with changes of the weights, all of these as one vector.
 
     Parameters
     ----------
     model : whose noise it is, as :func:`perturbed` draws it with its unit "weight".
-    changes : each by the names of all of its parameters, tensors of their shapes.
-    seed, draw : which noise.
+    changes : each by the names of all of its parameters, tensors of their shapes; on any device, from where one
+        parameter's at a time are taken to the model's.
+    seed, draws : which noise.
 
     Returns
     -------
-    From -1 to 1; of a change that has nothing to do with the noise, normal about 0 with a standard deviation of
-    one over the root of the number of weights.
+    (draws, changes), from -1 to 1; of a change that has nothing to do with the noise, normal about 0 with a standard
+    deviation of one over the root of the number of weights.
 
     Raises
     ------
     ValueError : a parameter has no change, or nothing changes; weights as for :func:`perturbed`.
 
     >>> layer = torch.nn.Linear(100, 100, bias=False)
-    >>> abs(cosines(layer, [{"weight": torch.ones(100, 100)}], seed=0, draw=0)[0]) < 0.05
+    >>> abs(cosines(layer, [{"weight": torch.ones(100, 100)}], seed=0, draws=[0]).item()) < 0.05
     True
     """
     check_weights(model)
-    along, length, squares = np.zeros(len(changes)), np.zeros(len(changes)), 0.0
+    along, length, squares = np.zeros((len(draws), len(changes))), np.zeros(len(changes)), np.zeros((len(draws), 1))
     for number, (name, parameter) in enumerate(model.named_parameters()):
-        noise = _noise(parameter, seed, draw, number)
-        squares += _sum(noise.square())
-        for which, change in enumerate(changes):
-            if name not in change:
-                raise ValueError(f"no change is given of {name}: give one of every parameter")
-            check_finite(name, change[name])
-            along[which] += _sum(noise * change[name])
-            length[which] += _sum(change[name].square())
+        if any(name not in change for change in changes):
+            raise ValueError(f"no change is given of {name}: give one of every parameter")
+        here = [change[name].to(parameter.device) for change in changes]
+        for which, change in enumerate(here):
+            check_finite(name, change)
+            length[which] += _sum(change.square())
+        for place, draw in enumerate(draws):
+            noise = _noise(parameter, seed, draw, number)
+            squares[place] += _sum(noise.square())
+            along[place] += [_sum(noise * change) for change in here]
     if not length.all():
         raise ValueError("a change of the weights is 0 everywhere: give weights that differ")
-    return (along / np.sqrt(squares * length)).tolist()
+    return along / np.sqrt(squares * length)
 
 
 def weight_rms(model: nn.Module) -> float:

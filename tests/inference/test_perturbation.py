@@ -361,7 +361,9 @@ def test_every_weight_of_any_model_is_of_one_kind_and_layers_are_listed_in_order
     assert not set(parts["layer 0"]) & set(parts["layer 1"])
 
 
-def test_cosine_is_that_of_the_noise_that_is_put_on():
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_cosine_is_that_of_the_noise_that_is_put_on(device):
+    """The changes lie on the processor, wherever the model is."""
     model = small()
     clean = torch.cat([p.detach().double().flatten() for p in model.parameters()])
     change = {name: torch.randn(p.shape) for name, p in model.named_parameters()}
@@ -369,16 +371,16 @@ def test_cosine_is_that_of_the_noise_that_is_put_on():
     with perturbed(model, 0.5, seed=2, draw=5):
         noise = torch.cat([p.detach().double().flatten() for p in model.parameters()]) - clean
     expected = float(noise @ flat / noise.norm() / flat.norm())
-    np.testing.assert_allclose(
-        cosines(model, [change, {name: -c for name, c in change.items()}], seed=2, draw=5),
-        [expected, -expected],
-        atol=1e-6,
-    )
+    changes = [change, {name: -c for name, c in change.items()}]
+    with on_another_device(model, device):
+        found = cosines(model, changes, seed=2, draws=[4, 5])
+    np.testing.assert_allclose(found[1], [expected, -expected], atol=1e-6)
+    assert found.shape == (2, 2) and not np.isclose(found[0], found[1]).any()
 
 
 def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_weights():
     layer = torch.nn.Linear(50, 40, bias=False)
-    found = [cosines(layer, [{"weight": layer.weight.detach()}], 0, draw)[0] for draw in range(400)]
+    found = cosines(layer, [{"weight": layer.weight.detach()}], 0, range(400))
     assert abs(np.std(found) * np.sqrt(2_000) - 1) < 5 / np.sqrt(2 * 400)
     assert abs(np.mean(found)) < 5 / np.sqrt(400 * 2_000)
 
@@ -386,9 +388,9 @@ def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_wei
 def test_change_that_is_missing_or_none_is_refused():
     layer = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no change is given of bias"):
-        cosines(layer, [{"weight": torch.ones(2, 2)}], 0, 0)
+        cosines(layer, [{"weight": torch.ones(2, 2)}], 0, [0])
     with pytest.raises(ValueError, match="is 0 everywhere"):
-        cosines(layer, [{"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}], 0, 0)
+        cosines(layer, [{"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}], 0, [0])
 
 
 @pytest.mark.parametrize(("dtype", "sigma"), [(torch.float16, 3e4), (torch.bfloat16, 2e38), (torch.float32, 2e38)])
