@@ -230,6 +230,9 @@ def resemblance_table(
 ) -> pd.DataFrame:
     """How far each draw of noise points where training went between two steps.
 
+    Needs 4 bytes of the processor's memory for each weight and change, and there another step's weights while it is
+    read; a GPU holds the model, and of all else one tensor at a time.
+
     Parameters
     ----------
     name, corpus, step, dtype, device, scheduler : as for :func:`greedy_table`.
@@ -259,19 +262,21 @@ def resemblance_table(
 def _resemblance_part(info: ModelInfo, settings: Settings) -> pd.DataFrame:
     model = loaded(info, settings)
     names = [f"to step {other}" for other in settings["others"]]
-    changes = []
-    with torch.no_grad():
-        for other in settings["others"]:
-            there = dict(load_mean(info.name, [other], settings["dtype"], settings["device"]).named_parameters())
-            changes.append({name: there[name].float() - here.float() for name, here in model.named_parameters()})
-        chance = torch.Generator().manual_seed(settings["seed"])
-        weights = dict(model.named_parameters())
-        changes.append({name: torch.randn(w.shape, generator=chance).to(w.device) for name, w in weights.items()})
-    found = [cosines(model, changes, settings["seed"], draw) for draw in range(settings["draws"])]
+    changes = [_change(model, info, settings, other) for other in settings["others"]]
+    chance, weights = torch.Generator().manual_seed(settings["seed"]), dict(model.named_parameters())
+    changes.append({name: torch.randn(weight.shape, generator=chance) for name, weight in weights.items()})
+    found = cosines(model, changes, settings["seed"], range(settings["draws"]))
     table = pd.DataFrame(found, columns=[*names, RANDOM]).rename_axis("draw").reset_index()
     table = table.melt(id_vars="draw", var_name="change", value_name="cosine")
     many = sum(weight.numel() for weight in weights.values())
     return table.assign(model=settings["model"], step=settings["step"], weights=many)
+
+
+@torch.no_grad()
+def _change(model: PreTrainedModel, info: ModelInfo, settings: Settings, other: int) -> dict[str, torch.Tensor]:
+    """From a model's weights to those of another step: by name, in float32, on the processor."""
+    there = dict(load_mean(info.name, [other], settings["dtype"], "cpu").named_parameters())
+    return {name: there[name].float() - here.cpu().float() for name, here in model.named_parameters()}
 
 
 def _kind_of_noise(sigma: float, unit: str, only: str | None) -> Settings:

@@ -28,6 +28,10 @@ UNITS = ("weight", "tensor")
 # at all, and the rms of their change is 7 % above sigma; farther apart soon none do, closer it tends to sigma.
 CARRIED = 0.75  # sigma over that distance
 LEFT = 1 - 0.9**2  # of weights may have them farther apart: even if all of these stay, the rms is right to 10 %
+# Numbers that a GPU is asked for at once. Torch has a thread draw each, but starts no more threads than the GPU runs at
+# once: of more numbers a thread draws several from its Philox stream, and which weight gets which depends on the GPU
+# (calc_execution_policy in torch's ATen/native/cuda/DistributionTemplates.h). A T4 runs 40,960 threads.
+AT_ONCE = 32_768
 ATTENTION = re.compile(r"attn|attention")  # in the name of a module of any model of transformers
 
 
@@ -41,6 +45,9 @@ def perturbed(
     weights that are tied are perturbed once. After the block, or an exception in it, every weight
     has its old bits.
 
+    But for rounding, the same seed and draw are the same noise on every processor, and another one, the same too, on
+    every CUDA GPU that runs 32,768 threads at once (a T4 runs 40,960).
+
     Needs a copy of the weights, which lies beside them on a GPU as far as half of what is free there takes it, and
     else in the processor's memory, from where it takes longer to put back; and 4 bytes for each weight of the largest
     tensor.
@@ -49,7 +56,7 @@ def perturbed(
     ----------
     model : any torch module; changed in place while the block runs.
     sigma : standard deviation in absolute weight units, 0 or more.
-    seed, draw : which noise; the same pair gives the same noise on one kind of device.
+    seed, draw : which noise.
     unit : "weight", sigma is in weight units; "tensor", it is a share of the root mean square of each tensor.
     only : disturb these parameters and no others: a part as :func:`parts_of` lists them, else a regular
         expression that is searched for in their names. They get the noise that they get when all do.
@@ -135,42 +142,47 @@ def parts_of(model: nn.Module) -> dict[str, list[str]]:
     return layers | {kind: names for kind, names in kinds.items() if names}
 
 
-def cosines(model: nn.Module, changes: Sequence[Mapping[str, torch.Tensor]], seed: int, draw: int) -> list[float]:
-    """The cosines of a draw's noise with changes of the weights, all of these as one vector.
+def cosines(
+    model: nn.Module, changes: Sequence[Mapping[str, torch.Tensor]], seed: int, draws: Sequence[int]
+) -> np.ndarray:
+    """The cosines of draws of noise with changes of the weights, all of these as one vector.
 
     Parameters
     ----------
     model : whose noise it is, as :func:`perturbed` draws it with its unit "weight".
-    changes : each by the names of all of its parameters, tensors of their shapes.
-    seed, draw : which noise.
+    changes : each by the names of all of its parameters, tensors of their shapes; on any device, from where one
+        parameter's at a time are taken to the model's.
+    seed, draws : which noise.
 
     Returns
     -------
-    From -1 to 1; of a change that has nothing to do with the noise, normal about 0 with a standard deviation of
-    one over the root of the number of weights.
+    (draws, changes), from -1 to 1; of a change that has nothing to do with the noise, normal about 0 with a standard
+    deviation of one over the root of the number of weights.
 
     Raises
     ------
     ValueError : a parameter has no change, or nothing changes; weights as for :func:`perturbed`.
 
     >>> layer = torch.nn.Linear(100, 100, bias=False)
-    >>> abs(cosines(layer, [{"weight": torch.ones(100, 100)}], seed=0, draw=0)[0]) < 0.05
+    >>> abs(cosines(layer, [{"weight": torch.ones(100, 100)}], seed=0, draws=[0]).item()) < 0.05
     True
     """
     check_weights(model)
-    along, length, squares = np.zeros(len(changes)), np.zeros(len(changes)), 0.0
+    along, length, squares = np.zeros((len(draws), len(changes))), np.zeros(len(changes)), np.zeros((len(draws), 1))
     for number, (name, parameter) in enumerate(model.named_parameters()):
-        noise = _noise(parameter, seed, draw, number)
-        squares += _sum(noise.square())
-        for which, change in enumerate(changes):
-            if name not in change:
-                raise ValueError(f"no change is given of {name}: give one of every parameter")
-            check_finite(name, change[name])
-            along[which] += _sum(noise * change[name])
-            length[which] += _sum(change[name].square())
+        if any(name not in change for change in changes):
+            raise ValueError(f"no change is given of {name}: give one of every parameter")
+        here = [change[name].to(parameter.device) for change in changes]
+        for which, change in enumerate(here):
+            check_finite(name, change)
+            length[which] += _sum(change.square())
+        for place, draw in enumerate(draws):
+            noise = _noise(parameter, seed, draw, number)
+            squares[place] += _sum(noise.square())
+            along[place] += [_sum(noise * change) for change in here]
     if not length.all():
         raise ValueError("a change of the weights is 0 everywhere: give weights that differ")
-    return (along / np.sqrt(squares * length)).tolist()
+    return along / np.sqrt(squares * length)
 
 
 def weight_rms(model: nn.Module) -> float:
@@ -243,7 +255,12 @@ def _noise(parameter: torch.Tensor, seed: int, draw: int, number: int) -> torch.
     """Standard normal, float32: that of the `number`-th parameter of a model."""
     key = int(np.random.SeedSequence([seed, draw, number]).generate_state(1, np.uint64)[0])
     generator = torch.Generator(parameter.device).manual_seed(key >> 1)  # a signed 64-bit seed
-    return torch.randn(parameter.shape, generator=generator, device=parameter.device)
+    if parameter.device.type != "cuda":
+        return torch.randn(parameter.shape, generator=generator, device=parameter.device)
+    noise = torch.empty(parameter.shape, device=parameter.device)
+    for block in noise.view(-1).split(AT_ONCE):
+        block.normal_(generator=generator)
+    return noise
 
 
 def _chosen(model: nn.Module, only: str | None) -> list[tuple[int, str, nn.Parameter]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from numpy.typing import ArrayLike
 
+from lmmem.inference import recording
 from lmmem.inference.cores import look, shared_cores
 from lmmem.inference.reading import evaluating
 from lmmem.inference.tokens import as_tokens
@@ -85,10 +86,12 @@ class Teacher:
         check_weights(model)
         check_teaching(optimizer, learning_rate, str(model.dtype).removeprefix("torch."))
         weights = list(model.parameters())
+        recording.forget(model)  # before anyone sees how much memory is free
         self.model, self._native = model, native_precision(model.device) == "bfloat16"
         self.optimizer: torch.optim.Optimizer
         if optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
+            fused = model.device.type == "cuda" or None  # else torch takes 4 bytes more for each weight there
+            self.optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0, fused=fused)
         else:
             self.optimizer = torch.optim.SGD(weights, lr=learning_rate, momentum=MOMENTUM)
 
@@ -114,6 +117,7 @@ class Teacher:
         if signs.shape != tokens.shape[:1] or not (signs.abs() == 1).all():
             raise ValueError(f"sign: give 1 or -1 for each of the {len(tokens)} rows")
         look()
+        recording.forget(self.model)  # of what was asked between two steps
         products = torch.autocast(self.model.device.type, dtype=torch.bfloat16) if self._native else nullcontext()
         with torch.enable_grad(), evaluating(self.model):
             self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "forget",
     "on_one_worker",
     "on_worker",
+    "one_at_a_time",
     "workers_of",
 ]
 
@@ -38,6 +40,7 @@ PLACES = (
     "or a distributed.Client"
 )
 
+one_at_a_time = threading.Lock()  # who touches a model in a process, whatever its worker's threads
 _clients: dict[str, Client] = {}  # by place, for as long as this process lives
 
 
@@ -141,7 +144,7 @@ def on_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> Any:
     Parameters
     ----------
     scheduler : as for :func:`lmmem.sweep.tasks.run`.
-    ask : a function of a module.
+    ask : a function of a module, or a ``functools.partial`` of one.
 
     Raises
     ------
@@ -161,7 +164,8 @@ def on_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> Any:
         answers = {first, *client.run(ask, on_error="ignore").values()}  # those that die meanwhile say nothing
     if len(answers) > 1:
         found = " and ".join(sorted(map(str, answers)))
-        raise ValueError(f"the workers differ in {ask.__name__}: {found}. Use workers of one kind")
+        what = getattr(ask, "func", ask).__name__  # of a partial, its function
+        raise ValueError(f"the workers differ in {what}: {found}. Use workers of one kind")
     return answers.pop()
 
 
@@ -171,7 +175,7 @@ def on_one_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> tup
     Parameters
     ----------
     scheduler : as for :func:`lmmem.sweep.tasks.run`.
-    ask : as for :func:`on_worker`.
+    ask : as for :func:`on_worker`; it may use a model: a worker that measures answers between two tasks.
 
     >>> on_one_worker("", lambda: "here")
     ('here', 1)
@@ -180,7 +184,12 @@ def on_one_worker(scheduler: str | Client | None, ask: Callable[[], Any]) -> tup
     if client is None:
         return ask(), 1
     with connected(client):
-        return client.submit(ask, pure=False).result(), max(1, len(workers_of(client)))
+        return client.submit(_alone, ask, pure=False).result(), max(1, len(workers_of(client)))
+
+
+def _alone(ask: Callable[[], Any]) -> Any:
+    with one_at_a_time:
+        return ask()
 
 
 def _local_cluster(place: str) -> Any:

@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from lmmem.storage.provenance import code_hash
 from lmmem.storage.results import Part, find, keep_part, measure_part
-from lmmem.sweep.cluster import checked, connect, connected, workers_of
+from lmmem.sweep.cluster import checked, connect, connected, one_at_a_time, workers_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -48,10 +49,18 @@ class SweepError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """What a measurement raised at last, and how often it was tried."""
+    """What a measurement raised at last, and how often it was tried; it holds nothing that was measured with."""
 
     error: BaseException
     times: int
+
+    def __post_init__(self) -> None:
+        waiting, seen = [self.error], list[BaseException]()
+        while waiting:
+            seen.append(error := waiting.pop())
+            traceback.clear_frames(error.__traceback__)  # whose variables are the model, and what it computed
+            behind = (error.__cause__, error.__context__)
+            waiting += [other for other in behind if other is not None and other not in seen]
 
     def __str__(self) -> str:
         return f"tried {self.times} times: {type(self.error).__name__}: {self.error}"
@@ -291,13 +300,10 @@ class _Queue:
         return None
 
 
-_measuring = threading.Lock()  # one task at a time in a process, whatever its worker's threads
-
-
 def _measure_on_worker(
     part: Part, measure: Callable[..., pd.DataFrame], arguments: tuple[Any, ...], code: str
 ) -> bytes:
-    with _measuring:
+    with one_at_a_time:
         if code_hash() != code:  # within the lock: Python 3.11 cannot parse in two threads at once
             raise BadInputError("a worker runs another version of lmmem than this process: install the same on both")
         return measure_part(part, functools.partial(measure, *arguments))

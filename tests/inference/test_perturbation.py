@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -15,7 +16,8 @@ from transformers import (
     OPTConfig,
 )
 
-from lmmem.inference.perturbation import cosines, parts_of, perturbed, weight_rms
+from lmmem.inference.perturbation import AT_ONCE, cosines, parts_of, perturbed, weight_rms
+from tests.other_device import on_another_device
 
 
 def bits(model) -> list[bytes]:
@@ -244,6 +246,47 @@ def test_noise_of_every_model_so_far_keeps_its_bits():
             assert [weight.hex() for weight in layer.weight.flatten().tolist()] == expected
 
 
+def test_noise_on_a_processor_is_drawn_at_once():
+    layer = torch.nn.Linear(333, 333, bias=False)
+    assert layer.weight.numel() > AT_ONCE and layer.weight.numel() % 16
+    torch.nn.init.zeros_(layer.weight)
+    key = int(np.random.SeedSequence([3, 4, 0]).generate_state(1, np.uint64)[0])
+    with perturbed(layer, 1.0, seed=3, draw=4):
+        assert torch.equal(layer.weight, torch.randn(333, 333, generator=torch.Generator().manual_seed(key >> 1)))
+
+
+class OnGPU(TorchFunctionMode):
+    """Which thread of a GPU draws a normal number, and its how manieth it is, in the place of the number.
+
+    Source: torch's ATen/native/cuda/DistributionTemplates.h, calc_execution_policy and the kernel below it.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.threads, self.offset = threads, 0  # at once, and what the generator has given to each
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func in (torch.randn, torch.Tensor.normal_):
+            place = torch.arange(found.numel()).view(found.shape)
+            grid = min(self.threads, -(-found.numel() // 256) * 256)
+            found.copy_(place % grid + 2**17 * (self.offset + place // grid))
+            self.offset += -(-found.numel() // (grid * 4)) * 4
+        return found
+
+
+def test_noise_is_the_same_on_gpus_that_run_more_or_fewer_threads(monkeypatch):
+    monkeypatch.setattr("lmmem.inference.weights.free_bytes", lambda device: 10**12)
+    layer = torch.nn.Linear(500, 200, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    found = []
+    for multiprocessors, threads in ((40, 1_024), (58, 1_536), (108, 2_048), (132, 2_048)):  # T4, L4, A100, H100
+        with on_another_device(layer, "cuda"), OnGPU(multiprocessors * threads), perturbed(layer, 1.0, seed=0, draw=0):
+            found.append(layer.weight.detach().flatten().tolist())
+    assert len(set(found[0])) == layer.weight.numel()  # no number is given twice
+    assert all(one == found[0] for one in found[1:])
+
+
 def test_noise_in_units_of_a_tensor_is_a_share_of_its_own_rms():
     model = small()
     clean = {name: p.detach().double().clone() for name, p in model.named_parameters()}
@@ -318,7 +361,9 @@ def test_every_weight_of_any_model_is_of_one_kind_and_layers_are_listed_in_order
     assert not set(parts["layer 0"]) & set(parts["layer 1"])
 
 
-def test_cosine_is_that_of_the_noise_that_is_put_on():
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_cosine_is_that_of_the_noise_that_is_put_on(device):
+    """The changes lie on the processor, wherever the model is."""
     model = small()
     clean = torch.cat([p.detach().double().flatten() for p in model.parameters()])
     change = {name: torch.randn(p.shape) for name, p in model.named_parameters()}
@@ -326,16 +371,16 @@ def test_cosine_is_that_of_the_noise_that_is_put_on():
     with perturbed(model, 0.5, seed=2, draw=5):
         noise = torch.cat([p.detach().double().flatten() for p in model.parameters()]) - clean
     expected = float(noise @ flat / noise.norm() / flat.norm())
-    np.testing.assert_allclose(
-        cosines(model, [change, {name: -c for name, c in change.items()}], seed=2, draw=5),
-        [expected, -expected],
-        atol=1e-6,
-    )
+    changes = [change, {name: -c for name, c in change.items()}]
+    with on_another_device(model, device):
+        found = cosines(model, changes, seed=2, draws=[4, 5])
+    np.testing.assert_allclose(found[1], [expected, -expected], atol=1e-6)
+    assert found.shape == (2, 2) and not np.isclose(found[0], found[1]).any()
 
 
 def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_weights():
     layer = torch.nn.Linear(50, 40, bias=False)
-    found = [cosines(layer, [{"weight": layer.weight.detach()}], 0, draw)[0] for draw in range(400)]
+    found = cosines(layer, [{"weight": layer.weight.detach()}], 0, range(400))
     assert abs(np.std(found) * np.sqrt(2_000) - 1) < 5 / np.sqrt(2 * 400)
     assert abs(np.mean(found)) < 5 / np.sqrt(400 * 2_000)
 
@@ -343,9 +388,9 @@ def test_cosine_with_what_has_nothing_to_do_with_it_spreads_by_the_number_of_wei
 def test_change_that_is_missing_or_none_is_refused():
     layer = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no change is given of bias"):
-        cosines(layer, [{"weight": torch.ones(2, 2)}], 0, 0)
+        cosines(layer, [{"weight": torch.ones(2, 2)}], 0, [0])
     with pytest.raises(ValueError, match="is 0 everywhere"):
-        cosines(layer, [{"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}], 0, 0)
+        cosines(layer, [{"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}], 0, [0])
 
 
 @pytest.mark.parametrize(("dtype", "sigma"), [(torch.float16, 3e4), (torch.bfloat16, 2e38), (torch.float32, 2e38)])

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPTNeoXConfig, Llam
 from lmmem.inference import decoding, reading, recording
 from lmmem.inference.decoding import greedy, sample
 from lmmem.inference.perturbation import perturbed
+from lmmem.inference.teaching import Teacher
 
 LENGTH = 20
 
@@ -163,6 +164,19 @@ def test_step_goes_with_its_model(prompts, as_on_a_gpu):
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_step_is_forgotten_where_the_model_is_taught(model, prompts, as_on_a_gpu):
+    def asked() -> int:
+        greedy(model, prompts, LENGTH)
+        return recording.held_bytes(model)
+
+    assert asked() > 0
+    teacher = Teacher(model)
+    assert recording.held_bytes(model) == 0
+    assert asked() > 0
+    teacher.step(prompts)
+    assert recording.held_bytes(model) == 0
 
 
 def frozen_position(model: torch.nn.Module) -> None:

@@ -14,6 +14,7 @@ import lmmem
 from lmmem.inference.decoding import greedy
 from lmmem.inference.scoring import cross_entropy
 from lmmem.inference.teaching import Teacher, taught
+from tests.other_device import on_another_device
 
 GEMMA = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 GEMMA |= {"intermediate_size": 32}
@@ -47,6 +48,13 @@ def test_a_step_is_that_of_a_plain_loop(model, mini_corpus, monkeypatch, name):
         # where a gradient is all but 0, adamw steps by the sign of a rounding error
         close = torch.isclose(ours, theirs, atol=2e-5, rtol=1e-4).float().mean()
         assert close == 1 if name == "sgd" else close > 0.9
+
+
+def test_adamw_takes_no_temporary_of_all_weights_on_a_gpu(model, monkeypatch):
+    monkeypatch.setattr("lmmem.inference.teaching.native_precision", lambda device: "float32")
+    assert not Teacher(model).optimizer.param_groups[0]["fused"]
+    with on_another_device(model, "cuda"):
+        assert Teacher(model).optimizer.param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 1e-3), ("sgd", 0.1)])

@@ -127,7 +127,7 @@ def test_weights_that_cannot_be_moved_by_a_little_are_refused_in_one_line(kind, 
         lambda: enter(perturbed(model, 0.1, seed=0, draw=0, unit="tensor")),
         lambda: enter(rounded(model, "int4")),
         lambda: weight_rms(model),
-        lambda: cosines(model, [{}], seed=0, draw=0),
+        lambda: cosines(model, [{}], seed=0, draws=[0]),
         lambda: enter(taught(model)),
         lambda: Teacher(model),
     ):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -32,6 +34,27 @@ def failing(number: int, times: int, folder: str) -> pd.DataFrame:
     if tries < times:
         raise RuntimeError(f"number {number} is unlucky")
     return slow(number, 0)
+
+
+class Model:
+    """What takes room for as long as anything holds it."""
+
+    alive: ClassVar[weakref.WeakSet[Model]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+
+def failing_with_a_model(number: int) -> pd.DataFrame:
+    def compute(model: Model) -> None:
+        raise MemoryError("there is no room for keys and values")
+
+    model = Model()
+    try:
+        compute(model)
+    except MemoryError as error:
+        raise RuntimeError(f"{len(Model.alive)} in memory") from error
+    return pd.DataFrame()
 
 
 def bad(number: int) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -273,6 +274,14 @@ def test_task_that_always_fails_is_named_and_the_others_are_kept(place, own_cach
     assert len(kept(own_cache)) == 11
 
 
+def test_what_failed_holds_no_model_while_others_are_measured(own_cache):
+    with pytest.raises(SweepError, match="3 of 3 measurements failed") as caught:
+        run(tasks(3, 0, sweep_tasks.failing_with_a_model))
+    assert str(caught.value).count("RuntimeError: 1 in memory") == 3
+    assert isinstance(caught.value.__cause__.__cause__, MemoryError)
+    assert not sweep_tasks.Model.alive
+
+
 def test_bad_input_is_raised_at_once(place, own_cache):
     with pytest.raises(ValueError, match="is a bad number"):
         run(tasks(12, 0, sweep_tasks.bad), place)
@@ -457,8 +466,9 @@ def test_environment_names_the_scheduler(cluster, own_cache, monkeypatch):
     assert places.on_worker("", os.getpid) == os.getpid()
     cluster.worker("--no-nanny")
     places.connect(str(cluster.file)).wait_for_workers(2)
-    with pytest.raises(ValueError, match="the workers differ in getpid"):
-        places.on_worker(None, os.getpid)
+    for ask in (os.getpid, functools.partial(os.getpid)):
+        with pytest.raises(ValueError, match=r"the workers differ in getpid: .*Use workers of one kind"):
+            places.on_worker(None, ask)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -530,6 +540,19 @@ def test_worker_of_several_threads_measures_one_task_at_a_time(cluster, own_cach
     found = pd.concat(run(tasks(8, 0, sweep_tasks.timed), str(cluster.file))).sort_values("begun")
     assert len(found) == 8
     assert found.pid.nunique() == 1
+    assert (found.begun[1:].to_numpy() >= found.ended[:-1].to_numpy()).all()
+
+
+def test_worker_of_several_threads_that_measures_is_asked_between_two_tasks(cluster, own_cache):
+    cluster.start("worker", "--host", "127.0.0.1", "--nthreads", "4", "--no-dashboard", "--no-nanny")
+    place = str(cluster.file)
+    places.connect(place).wait_for_workers(1)
+    with ThreadPoolExecutor(3) as pool:
+        ask = functools.partial(sweep_tasks.timed, 0)
+        asked = [pool.submit(places.on_one_worker, place, ask) for _ in range(3)]
+        measured = run(tasks(4, 0, sweep_tasks.timed), place)
+    found = pd.concat([*measured, *(future.result()[0] for future in asked)]).sort_values("begun")
+    assert (len(found), found.pid.nunique()) == (7, 1)
     assert (found.begun[1:].to_numpy() >= found.ended[:-1].to_numpy()).all()
 
 
