@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+import sentencepiece as spm
 import torch
 import transformers
 
@@ -185,6 +187,24 @@ def test_weights_of_torch_that_are_cut_off_are_damaged(tmp_path, pickled):
     (tmp_path / "mine" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"the weights in \S+mine are damaged"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["the cat said", "on the log, a dog", "é the mat"])
+def test_tokenizer_that_is_a_sentencepiece_model_alone_is_read(tmp_path, text):
+    """As of many a Llama on the Hub; beside what sentencepiece itself says."""
+    learnt, model = ["the cat sat on the mat and the dog sat on the log", "a theatre, said the cat"] * 20, io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(learnt),
+        model_writer=model,
+        **{"vocab_size": 300, "model_type": "bpe", "byte_fallback": True, "hard_vocab_limit": False},
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": True}))
+    transformers.LlamaConfig(vocab_size=300).save_pretrained(tmp_path)
+    own, found = spm.SentencePieceProcessor(model_proto=model.getvalue()), load_tokenizer(str(tmp_path))
+    assert found(text, add_special_tokens=False).input_ids == own.encode(text)
+    assert found.decode(own.encode(text)) == text
 
 
 @pytest.mark.parametrize("model", [stand_ins.amber, stand_ins.pythia])  # of the second an empty one would be made
