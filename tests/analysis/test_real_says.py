@@ -52,7 +52,7 @@ def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, s
     return SimpleNamespace(
         **{"scan": scan, "passages": passages, "noise": tries, "relearned": again},
         sampled=tries[tries.sigma == 0.001].rename(columns={"draw": "sample"}).assign(temperature=0.6),
-        record=record | {"environment": made, "texts": NAMES},
+        record=record | {"environment": made, "scan": {"environment": made | {"date": "2026-11-27"}, "texts": NAMES}},
     )
 
 
@@ -164,4 +164,8 @@ def test_curves_and_draws_tell_passages_from_twins():
 
 def test_provenance_names_package_weights_and_code():
     said = real.provenance({"one": simulated()})
-    assert "one (p 1.0, free, SHA-256 abababababababab.., stored as Q4), float32 on a processor, lmmem 1 c" in said
+    assert (
+        "one (p 1.0, free, SHA-256 abababababababab.., stored as Q4), float32; scanned 2026-11-27 on a processor"
+        in said
+    )
+    assert "; the passages asked " in said and said.count("by lmmem 1 c, torch") == 2
