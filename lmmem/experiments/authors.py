@@ -128,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", nargs="?", help=f"where their file lies; without it, it is fetched from {URL}")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables")
     given = parser.parse_args(arguments)
-    found = counted(authors_measurements(given.file))
+    try:
+        found = counted(authors_measurements(given.file))
+    except (ValueError, ConnectionError) as error:
+        parser.error(str(error))
     record = found.record | {"source": f"{REPOSITORY}@{COMMIT[:12]}", "sha256": SHA256, "environment": environment()}
     given.results.mkdir(parents=True, exist_ok=True)
     for part in Counted._fields[:-1]:

@@ -103,6 +103,13 @@ def test_command_keeps_what_is_read_again(file, found, tmp_path, monkeypatch, ca
     assert str(path.parent) not in str(tables.load(tmp_path / "pairs.parquet")[1])
 
 
+def test_command_says_in_one_line_that_a_file_is_another(file, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        authors.main([str(file[0]), "--results", str(tmp_path / "none")])
+    assert "and 5729650dfd52" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "none").exists()
+
+
 def test_missing_table_says_what_makes_it(tmp_path):
     with pytest.raises(ValueError, match=r"changes\.parquet is missing: make published"):
         authors.kept(tmp_path)
