@@ -303,7 +303,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"there is no {', '.join(unknown)} in the package index; there are {', '.join(MODELS)}")
     for name in chosen.names or MODELS:
         start = time.monotonic()
-        folder = measure(name, chosen.results, only=chosen.only)
+        try:
+            folder = measure(name, chosen.results, only=chosen.only)
+        except ValueError as error:
+            parser.error(str(error))
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{folder} ({size / 1e3:.0f} kB, {(time.monotonic() - start) / 60:.1f} minutes)")
 

@@ -125,6 +125,13 @@ def test_command_refuses_a_model_that_there_is_not(capsys):
     assert "there is no gpt in the package index; there are smollm2-135m-instruct" in capsys.readouterr().err
 
 
+def test_command_says_in_one_line_what_is_not_installed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(real.MODELS, "lost", real.Packaged("no-such-package", "none", real._within, 1e-4))
+    with pytest.raises(SystemExit):
+        real.main(["lost", "--results", str(tmp_path)])
+    assert "lost comes with no-such-package, which is not installed" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_readme_says_what_was_measured_of_real_models():
     readme = " ".join((real.FOLDER.parents[1] / "README.md").read_text().split())
     models = real.every()
