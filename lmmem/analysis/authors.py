@@ -16,7 +16,7 @@ import statsmodels.api as sm
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from lmmem.analysis.prose import MINUS
-from lmmem.analysis.statistics import LEVEL, Interval, check_columns
+from lmmem.analysis.statistics import LEVEL, Interval, check_columns, interval
 
 __all__ = [
     "answer",
@@ -106,7 +106,7 @@ def by_since(changes: pd.DataFrame) -> pd.DataFrame:
     [['25 to 49', -1.0], ['50 to 99', -1.0], ['100 to 199', 0.0]]
     """
     check_columns(changes, NEEDED)
-    table = changes[changes.step == changes.step.min()]
+    table = _at_first(changes)
     since = table.step - table.exposure_step
     number = np.searchsorted(RANGES, since, side="right") - 1
     design = (number[:, None] == np.arange(len(RANGES) - 1)).astype(float)
@@ -133,7 +133,7 @@ def half_life(changes: pd.DataFrame, seed: int = 0) -> Interval:
     150.0
     """
     check_columns(changes, NEEDED)
-    table = changes[changes.step == changes.step.min()]
+    table = _at_first(changes)
     shapes = 2.0 ** -((table.step - table.exposure_step).to_numpy(dtype=float)[:, None] / HALVES)  # (steps, halves)
     rng, n, steps = np.random.default_rng(seed), table.n.to_numpy(dtype=float), len(table)
     drawn = rng.multinomial(steps, np.full(steps, 1 / steps), size=RESAMPLES)
@@ -178,7 +178,7 @@ def coming_back(back: pd.DataFrame, tests: int = 1) -> pd.DataFrame:
 
 def told_back(back: pd.DataFrame) -> pd.DataFrame:
     """Coming back as a table to read: rows in 10,000, a line a distance; at the next checkpoint, and at all."""
-    first = back[back.step == back.step.min()]
+    first = _at_first(back)
     found = coming_back(first, tests=len(first))
     shares = coming_back(back).groupby("within").share_after.agg(["min", "max"]).to_numpy() * 1e4
     lines = {
@@ -281,21 +281,13 @@ def answer(counted: Counted, seed: int = 0) -> dict[str, object]:
     excludes 0); rows, once, far (rows in all, met once, and of these far from recited just after exposure); before,
     after (of 10,000 of the far, those within `near` tokens before exposure and a thousand steps later).
     """
-    found, ranges = slopes(counted.changes), by_since(counted.changes)
-    first, later = (Interval(*line) for line in found[[*Interval._fields]].iloc[:1].to_numpy()), found.iloc[1:]
-    slope = next(first)
-    excluding = int(((later.low > 0) | (later.high < 0)).sum())
-    tested = counted.back[counted.back.step == counted.back.step.min()]
+    ranges, tested = by_since(counted.changes), _at_first(counted.back)
     back = coming_back(tested, tests=len(tested))
     come = back[back.low > 0].within.tolist()
     half = half_life(counted.changes, seed)
     bounded = half.low > 0 and np.isfinite(half.high)
     near = back[back.within == NEAR].iloc[0]
-    return {
-        "leaves": "leaves something" if slope.low > 0 and excluding <= LATER else "is not shown to leave anything",
-        "slope": slope.brief(3),
-        "excluding": excluding or "none",
-        "later": len(later),
+    return _left(counted) | {
         "fresh": _closer(ranges.iloc[:3]),
         "half": f"half of it is gone after {half.estimate:.0f} steps ({half.low:.0f} to {half.high:.0f})"
         if bounded
@@ -306,13 +298,12 @@ def answer(counted: Counted, seed: int = 0) -> dict[str, object]:
         "before": f"{near.share_before * 1e4:.1f}",
         "after": f"{near.share_after * 1e4:.1f}",
         "rows": counted.record["rows"],
-        "once": counted.record["once"],
     }
 
 
 def front(counted: Counted) -> dict[str, object]:
     """What the book's first page tells: leaves, slope, once of :func:`answer`."""
-    found = answer(counted)
+    found = _left(counted)
     return {name: found[name] for name in ("leaves", "slope", "once")}
 
 
@@ -324,6 +315,26 @@ def provenance(counted: Counted) -> str:
         f"{record['rows']:,} rows, {record['once']:,} of them met once, of {record['source']} (SHA-256 "
         f"{record['sha256'][:16]}..), counted {made['date'][:10]} by lmmem {made['lmmem']} {made['commit']}"
     )
+
+
+def _left(counted: Counted) -> dict[str, object]:
+    """Rule 20: leaves, slope, excluding, later and once of :func:`answer`."""
+    found = slopes(counted.changes)
+    first = found.step.min()
+    slope, later = interval(found, step=first), found[found.step > first]
+    excluding = int(((later.low > 0) | (later.high < 0)).sum())
+    return {
+        "leaves": "leaves something" if slope.low > 0 and excluding <= LATER else "is not shown to leave anything",
+        "slope": slope.brief(3),
+        "excluding": excluding or "none",
+        "later": len(later),
+        "once": counted.record["once"],
+    }
+
+
+def _at_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the earliest step."""
+    return table[table.step == table.step.min()]
 
 
 def _fitted(table: pd.DataFrame, design: np.ndarray) -> Any:

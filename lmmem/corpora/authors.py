@@ -14,6 +14,7 @@ import pooch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmmem.models.registry import PILE
 from lmmem.protocol import CONTINUATION
 from lmmem.storage.files import DamagedError, cache_folder, sha256_of
 
@@ -23,9 +24,9 @@ __all__ = ["COMMIT", "REPOSITORY", "SHA256", "STEPS", "URL", "authors_measuremen
 REPOSITORY, COMMIT = "sunnyddelight/latent_memorization", "aa35a9251fef3fa866141f9d7a9516234bac5e88"
 URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/notebooks/analysis.parquet.gzip"
 SHA256 = "5729650dfd5223166d86ec1de72c8accc80029de6bad71676f9460eff6fb17d3"
-BATCH = 1_024  # rows a step, of pythia-1b-v0 on the pre-shuffled Pile (scripts/eval_memorization.py)
 STEPS = tuple(range(10_000, 20_000, 1_000))
-FIRST, EVERY = STEPS[0] * BATCH, 20  # the rows: one in twenty from here on, until step 11,000
+# The rows, of the pre-shuffled Pile (scripts/eval_memorization.py): one in twenty from here on, until step 11,000.
+FIRST, EVERY = STEPS[0] * PILE.rows_per_step, 20
 # analysis.ipynb: "30" is how many rows of the 1,024,000 after a step share a run of 30 tokens or more with the row,
 # itself among them; what lies before step 10,000 is not counted.
 READ = {"lev": "kl_ld", "30": "repeats", "complexity": "z_complexity"}
@@ -66,11 +67,11 @@ def authors_measurements(file: str | Path | None = None, *, url: str = URL, sha2
     rows = np.sort(table["index"].unique())
     if len(table) != len(rows) * len(STEPS) or (table.step.to_numpy().reshape(-1, len(STEPS)) != STEPS).any():
         raise ValueError(f"{path}: each row is wanted once at each of the steps {STEPS[0]:,} to {STEPS[-1]:,}")
-    if rows[0] < FIRST or rows[-1] >= STEPS[1] * BATCH or (rows % EVERY != FIRST % EVERY).any():
+    if rows[0] < FIRST or rows[-1] >= STEPS[1] * PILE.rows_per_step or (rows % EVERY != FIRST % EVERY).any():
         raise ValueError(f"{path}: rows are wanted that are met between steps {STEPS[0]:,} and {STEPS[1]:,}")
     if not table.kl_ld.between(0, CONTINUATION).all() or (table.repeats < 0).any():
         raise ValueError(f"{path}: lev is a number of tokens from 0 to {CONTINUATION}, and 30 counts rows")
-    table["exposure_step"] = table["index"] // BATCH + 1
+    table["exposure_step"] = table["index"] // PILE.rows_per_step + PILE.exposure_lag
     return table[["index", "exposure_step", "step", *READ.values()]]
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "AMBER_STRIDE",
     "DTYPES",
     "MODELS",
+    "PILE",
     "PYTHIA_STEPS",
     "ROW_TOKENS",
     "ModelInfo",

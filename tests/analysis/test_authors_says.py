@@ -15,10 +15,14 @@ from lmmem.experiments import authors
 from tests.stand_ins import authors_file
 
 
-def counted(tmp_path, **truth) -> authors.Counted:
+def measured(tmp_path, **truth) -> pd.DataFrame:
     path = tmp_path / "analysis.parquet.gzip"
     authors_file(**truth).to_parquet(path)
-    return authors.counted(authors_measurements(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+    return authors_measurements(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def counted(tmp_path, **truth) -> authors.Counted:
+    return authors.counted(measured(tmp_path, **truth))
 
 
 def changes(seed: int, slope: float = 0.0, later: float = 0.0) -> pd.DataFrame:
@@ -92,27 +96,23 @@ def test_difference_of_shares_is_covered_where_rows_are_their_own_twins(share):
 
 
 def test_correlation_is_that_of_the_rows(tmp_path):
-    path = tmp_path / "analysis.parquet.gzip"
-    published = authors_file(rows=300)
-    published.to_parquet(path)
-    measured = authors_measurements(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    wide = measured.pivot(index="index", columns="step", values="kl_ld")
-    once = measured.groupby("index").repeats.sum() == 1
-    found = told.fluctuation(authors.counted(measured).pairs).set_index(["first", "second"])
+    table = measured(tmp_path, rows=300)
+    wide = table.pivot(index="index", columns="step", values="kl_ld")
+    once = table.groupby("index").repeats.sum() == 1
+    pairs = authors.counted(table).pairs
+    found = told.fluctuation(pairs).set_index(["first", "second"])
     by_hand = wide[once].corr()
     for first, second in ((10_000, 11_000), (11_000, 12_000), (13_000, 19_000)):
         assert found.estimate[first, second] == pytest.approx(by_hand.loc[first, second])
     assert found.what[10_000, 11_000] == "from before exposure" and found.what[11_000, 12_000] == "after exposure"
-    lags = told.by_lag(authors.counted(measured).pairs).set_index(["what", "lag"])
+    lags = told.by_lag(pairs).set_index(["what", "lag"])
     assert lags.n["after exposure", 1_000] == 8 and lags.n["from before exposure", 9_000] == 1
 
 
 def test_shares_are_of_all_rows_met_once(tmp_path):
-    path = tmp_path / "analysis.parquet.gzip"
-    authors_file(rows=300).to_parquet(path)
-    measured = authors_measurements(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    once = measured[measured.groupby("index").repeats.transform("sum") == 1]
-    table = told.shares(authors.counted(measured).pairs, within=(40, 50))
+    rows = measured(tmp_path, rows=300)
+    once = rows[rows.groupby("index").repeats.transform("sum") == 1]
+    table = told.shares(authors.counted(rows).pairs, within=(40, 50))
     for m in (40, 50):
         by_hand = (once.kl_ld <= m).groupby(once.step).mean() * 1e4
         assert table["before exposure"][m] == f"{by_hand[10_000]:.1f}"
