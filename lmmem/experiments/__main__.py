@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from lmmem.experiments import probes, relearning, replicates
+from lmmem.experiments import own_words, probes, relearning, replicates
 from lmmem.experiments.kept import RESULTS
 from lmmem.pocket.organisms import write_reference_losses
 from lmmem.pocket.recipe import ORGANISMS
 
-EXPERIMENTS = {"organisms": replicates, "relearning": relearning, "probes": probes}  # each a folder of files
+# Each a folder of files.
+EXPERIMENTS = {"organisms": replicates, "relearning": relearning, "probes": probes, "own_words": own_words}
 
 
 def main(arguments: list[str] | None = None) -> None:

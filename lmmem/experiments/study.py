@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmmem.corpora.corpus import Corpus, training_data
+from lmmem.experiments import alternatives as own_words
 from lmmem.experiments import disturbed, extraction, measurements, measuring, scores, teaching, tracing
 from lmmem.experiments import scan as scanning
 from lmmem.experiments.sequences import (
@@ -814,7 +815,8 @@ class Study:
 
         Parameters
         ----------
-        sequences, steps : as for :meth:`greedy`.
+        sequences, steps : as for :meth:`greedy`. Those of each run, where they have one (:meth:`alternatives`), are
+            taught apart, from the same weights.
         presentations : of each sequence; natural text of the training data is beside them.
         seeds : how many times, each in another order, from the same weights; the first is the study's seed.
         optimizer, learning_rate : as for :class:`lmmem.inference.teaching.Teacher`.
@@ -841,10 +843,39 @@ class Study:
         options = {"presentations": presentations, "optimizer": optimizer, "learning_rate": learning_rate}
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
         options["dtype"] = teaching.TAUGHT_IN
-        natural = self._natural_rows(
-            sequences, min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
-        )
-        return self._measured(teaching.relearning_table, sequences, steps, natural=natural, **options)
+        first = min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
+        runs = [of for _, of in sequences.groupby("run")] if "run" in sequences else [sequences]
+        found = [
+            self._measured(teaching.relearning_table, of, steps, natural=self._natural_rows(of, first), **options)
+            for of in runs
+        ]
+        return pd.concat(found, ignore_index=True)
+
+    def alternatives(
+        self,
+        sequences: pd.DataFrame,
+        *,
+        avoid: ArrayLike | None = None,
+        temperatures: Sequence[float] = own_words.TEMPERATURES,
+        samples: int = own_words.SAMPLES,
+        width: float = own_words.WIDTH,
+    ) -> pd.DataFrame:
+        """Sequences, each with its true continuation and once more with one of the model's own that is as likely.
+
+        A control for any text: of the same kind, after the same prompt, and no memory. Teach both with
+        :meth:`relearned`; :func:`lmmem.analysis.own_words.savings` says what that shows.
+
+        Parameters
+        ----------
+        As for :func:`lmmem.experiments.alternatives.alternatives`, which says what is returned and refused.
+
+        >>> study = Study("pocket-mini")
+        >>> both = study.alternatives(study.sequences(n=6, arms={"spread": [0, 16]}))
+        >>> both.groupby("passage").continuation.apply(list).iloc[0]
+        ['true', 'alternative']
+        """
+        options: dict[str, Any] = {"avoid": avoid, "temperatures": temperatures, "samples": samples, "width": width}
+        return own_words.alternatives(self, sequences, **options)
 
     def _own_prose(self) -> pd.DataFrame | None:
         """Windows of lmmem's own prose, which stand for training data that are not known; None where these are."""

@@ -1,0 +1,126 @@
+"""Continuations of a model's own, as likely to it as the true ones and no memory: a control for any text.
+
+Twins that the model cannot have met are seldom of the same kind as a text that it has. What it says itself after the
+same prompt is. Each passage is taught in one run with its true continuation and in another with its alternative; which
+comes first is by chance, and no run holds both. What is concluded from it stands in lmmem/analysis/alternatives.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from lmmem.experiments.measuring import check_amount
+from lmmem.measures.distance import levenshtein
+from lmmem.measures.repeats import count_repeats
+from lmmem.measures.runs import LEAST
+from lmmem.models.registry import MODELS
+from lmmem.protocol import CONTINUATION, PROMPT, split
+
+if TYPE_CHECKING:
+    from lmmem.experiments.study import Study
+
+__all__ = ["ALTERNATIVE", "TRUE", "alternatives"]
+
+TRUE, ALTERNATIVE = "true", "alternative"  # continuations
+TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2)  # the colder, the likelier what is sampled
+SAMPLES = 8  # at each
+WIDTH = 0.1  # nats per token: losses within it are called the same (book/plan.md, decision rule 11)
+APART = CONTINUATION // 2  # tokens that an alternative has to differ in, at least
+
+
+def alternatives(
+    study: Study,
+    sequences: pd.DataFrame,
+    *,
+    avoid: ArrayLike | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+    samples: int = SAMPLES,
+    width: float = WIDTH,
+) -> pd.DataFrame:
+    """Sequences, each with its true continuation and once more with one of the model's own that is as likely.
+
+    Of the samples after a prompt those count whose loss is within `width` of the truth's, which differ from it in half
+    of their tokens or more, and of which no run of 16 tokens stands in text that the model has met, as far as that is
+    known. Of these the one is taken that is as far as the truth from what the model says greedily, as nearly as can be;
+    among equals the one as likely. Sequences without any are left out.
+
+    Parameters
+    ----------
+    study, sequences : as for ``Study.greedy``; of one step.
+    avoid : (m, w) token ids that the model may have met. None: all rows that an organism was trained on; of other
+        models nothing but the true continuations of `sequences`.
+    temperatures, samples : as for ``Study.sampled``.
+    width : nats per token.
+
+    Returns
+    -------
+    Two lines a sequence, with its columns: index (new, 0, 1, ..), tokens, passage (the index that it had),
+    continuation ("true" or "alternative"), run (0 or 1: in which of two relearnings it is taught; half of each arm, by
+    chance, is taught with its true continuation first). What ``Study.relearned`` takes.
+
+    Raises
+    ------
+    ValueError : sequences of several steps, no sequence has an alternative, or as ``Study.sampled``.
+    """
+    check_amount("width", width, "nats per token")
+    if "at" in sequences:
+        raise ValueError("alternatives are of one step: leave out at, and give them to the study of that step")
+    corpus, index = study._asked(sequences)
+    rows = np.asarray(corpus[index])[:, : PROMPT + CONTINUATION]
+    prompts, truth = split(rows)
+    sampled = study.sampled(sequences, temperatures=temperatures, samples=samples, keep_tokens=True)
+    said = np.stack([*sampled.said])
+    of = pd.Series(range(len(rows)), index=sequences["index"])[sampled["index"]].to_numpy()
+    far = sampled.kl_ld.to_numpy() >= APART
+    met = [truth, _met(study) if avoid is None else np.asarray(avoid)]
+    new = np.all([count_repeats(said, rows_met, n=LEAST) == 0 for rows_met in met if len(rows_met)], axis=0)
+    said, of = said[far & new], of[far & new]
+    tokens = np.concatenate([prompts[of], said], axis=1)  # (candidates, 96)
+    loss = study.likelihood(sequences).cross_entropy.to_numpy()
+    own = study.likelihood(study.sequences(tokens=tokens, prefix=corpus.prefix)).cross_entropy.to_numpy()
+    unlike = np.abs(own - loss[of])
+    greedy = study.greedy(sequences, keep_tokens=True)
+    from_greedy = levenshtein(np.stack([*greedy.said])[of], said)
+    candidates = pd.DataFrame(
+        {"of": of, "unlike": unlike, "farther": np.abs(from_greedy - greedy.kl_ld.to_numpy()[of])}
+    )
+    chosen = candidates[unlike <= width].sort_values(["farther", "unlike"], kind="stable").groupby("of").head(1)
+    if chosen.empty:
+        raise ValueError(
+            f"no sample of {len(sequences)} sequences is as likely as the truth within {width:g} nats per token and "
+            "new: give more samples, or temperatures nearer to it"
+        )
+    chosen = chosen.sort_values("of")
+    places = chosen.of.to_numpy()
+    passages = sequences.iloc[places].drop(columns="tokens", errors="ignore").rename(columns={"index": "passage"})
+    first = _first(passages, study.seed)
+    both = {TRUE: rows[places], ALTERNATIVE: tokens[chosen.index]}
+    table = pd.concat(
+        [
+            passages.assign(tokens=list(ids), continuation=name, run=np.where(first == (name == TRUE), 0, 1))
+            for name, ids in both.items()
+        ],
+        ignore_index=True,
+    )
+    table.insert(0, "index", range(len(table)))
+    return table
+
+
+def _first(passages: pd.DataFrame, seed: int) -> np.ndarray:
+    """(n,) booleans: half of each arm, by chance, with an odd one more."""
+    arms = passages.arm if "arm" in passages else pd.Series("", index=passages.index)
+    rank = pd.Series(np.random.default_rng([seed, 2]).permutation(len(passages)), index=passages.index)
+    return (rank.groupby(arms).rank() % 2 == 1).to_numpy()
+
+
+def _met(study: Study) -> np.ndarray:
+    """All rows that an organism was trained on, those of what it is derived from among them; of other models none."""
+    order = MODELS[study.model].order
+    if order is None or order.layout != "organism":
+        return np.empty((0, PROMPT + CONTINUATION), dtype=np.int64)
+    return study.corpus[np.arange(study.corpus.trained_rows)]

@@ -1,0 +1,93 @@
+"""What teaching finds beside the model's own words, in organisms whose truth is known: ``make replicates`` measures.
+
+Each passage is taught with its true continuation and, apart, with one that the model itself would give. What was
+measured lies in results/own_words/, a file an organism. Knows nothing of what is concluded from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lmmem.experiments.kept import RESULTS, keep, tables_of
+from lmmem.experiments.replicates import SEEDS
+from lmmem.experiments.study import Study
+from lmmem.pocket.recipe import DERIVED
+from lmmem.storage.provenance import environment
+
+__all__ = ["ARMS", "NAMES", "asked", "measure", "measured"]
+
+FOLDER = RESULTS / "own_words"
+NAMES = ("pocket-hidden", "pocket-erased", *SEEDS)
+ARMS = {"spread": [0, 1, 16], "q1": [64], "q2": [64]}
+MOST = {"spread 1": 48, "elsewhere 0": 32, "untouched 0": 64}  # of an arm; others are small, or as below
+A_BLOCK = {"spread 0": 2}  # so that one half can be held against the other
+PRESENTATIONS = 8
+KEPT = {
+    **{"canary": "int16", "arm": "category", "presentations": "int16", "block": "int16", "file": "category"},
+    **{"passage": "int32", "continuation": "category", "run": "int8", "presentation": "int8"},
+    **{"kl_ld": "int8", "cross_entropy": "float32"},
+}
+
+
+def asked(study: Study) -> pd.DataFrame:
+    """Passages of an organism that are there, and their nulls, as many as the plan has (book/plan.md, sixth plan).
+
+    >>> chosen = asked(Study("pocket-mini"))
+    >>> chosen.groupby("arm").size().to_dict()
+    {'elsewhere 0': 4, 'spread 0': 12, 'spread 1': 12, 'spread 16': 6}
+    """
+    arms = None if study.model in DERIVED else {**(study.arms_among(ARMS) or {}), "elsewhere": [0]}
+    every = study.sequences(arms=arms).sample(frac=1, random_state=study.seed)
+    of_arm, of_block = every.groupby("arm").cumcount(), every.groupby(["arm", "block"]).cumcount()
+    all_of_them = len(every)
+    kept = (of_arm < every.arm.map(MOST).fillna(all_of_them)) & (of_block < every.arm.map(A_BLOCK).fillna(all_of_them))
+    return every[kept].sort_index().reset_index(drop=True)
+
+
+def measure(name: str, folder: Path = FOLDER) -> Path:
+    """Make an organism if need be, teach it both continuations of its passages, and keep what was found.
+
+    Parameters
+    ----------
+    name : of the organism. folder : where its file is written.
+
+    Returns
+    -------
+    The file: a line for each continuation, presentation and passage; columns canary, arm, presentations (in training),
+    block, file, passage, continuation ("true", "alternative"), run, presentation (in relearning), kl_ld (tokens),
+    cross_entropy (nats per token); and its record, in which "asked" tells how many passages of each arm were asked for
+    an alternative.
+    """
+    study = Study(name)
+    sequences = asked(study)
+    both = study.alternatives(sequences)
+    found = study.relearned(both, presentations=PRESENTATIONS)
+    many = {str(arm): int(n) for arm, n in sequences.groupby("arm").size().items()}
+    return keep(found[list(KEPT)].astype(KEPT), name, folder, asked=many, **environment())
+
+
+def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFrame:
+    """What was measured of organisms: as :func:`measure` keeps it, one after another.
+
+    Returns
+    -------
+    Its columns and organism; passage and block tell those of one organism from any other's. No lines, if nothing was
+    measured.
+
+    Raises
+    ------
+    As :func:`lmmem.experiments.kept.tables_of`.
+    """
+    found = []
+    for name, table in tables_of(names, folder):
+        wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
+        wide |= {column: "str" for column in table.select_dtypes("category")}
+        found.append(table.astype(wide).assign(organism=name))
+    if not found:
+        return pd.DataFrame(columns=[*KEPT, "organism"])
+    every = pd.concat(found, ignore_index=True)
+    return every.assign(
+        passage=every.groupby(["organism", "passage"]).ngroup(), block=every.groupby(["organism", "block"]).ngroup()
+    )
