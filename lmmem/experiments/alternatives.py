@@ -59,9 +59,10 @@ def alternatives(
 
     Returns
     -------
-    Two lines a sequence, with its columns: index (new, 0, 1, ..), tokens, passage (the index that it had),
-    continuation ("true" or "alternative"), run (0 or 1: in which of two relearnings it is taught; half of each arm, by
-    chance, is taught with its true continuation first). What ``Study.relearned`` takes.
+    Two lines a sequence, with its columns: index (new, 0, 1, ..), tokens, passage (the index that it had), sought (for
+    how many sequences of its arm an alternative was), continuation ("true" or "alternative"), run (0 or 1:
+    in which of two relearnings it is taught; half of each arm, by chance, has its true continuation in the first). What
+    ``Study.relearned`` takes.
 
     Raises
     ------
@@ -98,6 +99,7 @@ def alternatives(
     chosen = chosen.sort_values("of")
     places = chosen.of.to_numpy()
     passages = sequences.iloc[places].drop(columns="tokens", errors="ignore").rename(columns={"index": "passage"})
+    passages["sought"] = sequences.arm.value_counts()[passages.arm].to_numpy() if "arm" in sequences else len(sequences)
     first = _first(passages, study.seed)
     both = {TRUE: rows[places], ALTERNATIVE: tokens[chosen.index]}
     table = pd.concat(

@@ -26,7 +26,7 @@ A_BLOCK = {"spread 0": 2}  # so that one half can be held against the other
 PRESENTATIONS = 8
 KEPT = {
     **{"canary": "int16", "arm": "category", "presentations": "int16", "block": "int16", "file": "category"},
-    **{"passage": "int32", "continuation": "category", "run": "int8", "presentation": "int8"},
+    **{"sought": "int16", "passage": "int32", "continuation": "category", "run": "int8", "presentation": "int8"},
     **{"kl_ld": "int8", "cross_entropy": "float32"},
 }
 
@@ -56,38 +56,33 @@ def measure(name: str, folder: Path = FOLDER) -> Path:
     Returns
     -------
     The file: a line for each continuation, presentation and passage; columns canary, arm, presentations (in training),
-    block, file, passage, continuation ("true", "alternative"), run, presentation (in relearning), kl_ld (tokens),
-    cross_entropy (nats per token); and its record, in which "asked" tells how many passages of each arm were asked for
-    an alternative.
+    block, file, sought (for how many passages of the arm an alternative was), passage, continuation ("true",
+    "alternative"), run, presentation (in relearning), kl_ld (tokens), cross_entropy (nats per token); and its record.
     """
     study = Study(name)
-    sequences = asked(study)
-    both = study.alternatives(sequences)
-    found = study.relearned(both, presentations=PRESENTATIONS)
-    many = {str(arm): int(n) for arm, n in sequences.groupby("arm").size().items()}
-    return keep(found[list(KEPT)].astype(KEPT), name, folder, asked=many, **environment())
+    found = study.relearned(study.alternatives(asked(study)), presentations=PRESENTATIONS)
+    return keep(found[list(KEPT)].astype(KEPT), name, folder, **environment())
 
 
-def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFrame:
-    """What was measured of organisms: as :func:`measure` keeps it, one after another.
+def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> list[pd.DataFrame]:
+    """What was measured of organisms: as :func:`measure` keeps it.
 
     Returns
     -------
-    Its columns and organism; passage and block tell those of one organism from any other's. No lines, if nothing was
-    measured.
+    A table of each derived organism, and one of all others together, as far as they were measured, with organism;
+    passage and block tell those of one organism from any other's.
 
     Raises
     ------
     As :func:`lmmem.experiments.kept.tables_of`.
     """
-    found = []
+    found: dict[str, list[pd.DataFrame]] = {}
     for name, table in tables_of(names, folder):
         wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
         wide |= {column: "str" for column in table.select_dtypes("category")}
-        found.append(table.astype(wide).assign(organism=name))
-    if not found:
-        return pd.DataFrame(columns=[*KEPT, "organism"])
-    every = pd.concat(found, ignore_index=True)
-    return every.assign(
-        passage=every.groupby(["organism", "passage"]).ngroup(), block=every.groupby(["organism", "block"]).ngroup()
-    )
+        found.setdefault(name if name in DERIVED else "", []).append(table.astype(wide).assign(organism=name))
+    return [_told_apart(pd.concat(of, ignore_index=True)) for of in found.values()]
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{of: table.groupby(["organism", of]).ngroup() for of in ("passage", "block")})
