@@ -94,6 +94,11 @@ def test_texts_that_were_met_are_told_from_others_by_scores_and_by_teaching(mini
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"loss +known 1 +0\.\d", done.stdout) and re.search(r"known never seen +8 +2 ", done.stdout)
+    code += block_with("alternatives", "python").replace("presentations=8", "presentations=1")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\nn +\d+\nof +\d+\n", done.stdout)
+    assert re.search(r"\nbeyond the null +-?\d+\.\d \(", done.stdout)
 
 
 def test_text_of_the_recipe_is_asked_about(mini):
