@@ -8,13 +8,14 @@ comes first is by chance, and no run holds both. What is concluded from it stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmmem.experiments.measuring import check_amount
+from lmmem.experiments.sequences import prefix_of, with_prefix
 from lmmem.measures.distance import levenshtein
 from lmmem.measures.repeats import count_repeats
 from lmmem.measures.runs import LEAST
@@ -22,7 +23,7 @@ from lmmem.models.registry import MODELS
 from lmmem.protocol import CONTINUATION, PROMPT, split
 
 if TYPE_CHECKING:
-    from lmmem.experiments.study import Study
+    from lmmem.corpora.corpus import Corpus
 
 __all__ = ["ALTERNATIVE", "TRUE", "alternatives"]
 
@@ -33,8 +34,25 @@ WIDTH = 0.1  # nats per token: losses within it are called the same (book/plan.m
 APART = CONTINUATION // 2  # tokens that an alternative has to differ in, at least
 
 
+class Asked(Protocol):
+    """What is needed of a :class:`lmmem.Study`."""
+
+    model: str
+    seed: int
+
+    @property
+    def corpus(self) -> Corpus: ...
+    def tokens(self, sequences: pd.DataFrame) -> np.ndarray: ...
+    def sequences(self, *, tokens: ArrayLike, prefix: Sequence[int]) -> pd.DataFrame: ...
+    def likelihood(self, sequences: pd.DataFrame) -> pd.DataFrame: ...
+    def greedy(self, sequences: pd.DataFrame, *, keep_tokens: bool) -> pd.DataFrame: ...
+    def sampled(
+        self, sequences: pd.DataFrame, *, temperatures: Sequence[float], samples: int, keep_tokens: bool
+    ) -> pd.DataFrame: ...
+
+
 def alternatives(
-    study: Study,
+    study: Asked,
     sequences: pd.DataFrame,
     *,
     avoid: ArrayLike | None = None,
@@ -71,8 +89,9 @@ def alternatives(
     check_amount("width", width, "nats per token")
     if "at" in sequences:
         raise ValueError("alternatives are of one step: leave out at, and give them to the study of that step")
-    corpus, index = study._asked(sequences)
-    rows = np.asarray(corpus[index])[:, : PROMPT + CONTINUATION]
+    if not {"tokens", "prefix"} & set(sequences) and study.corpus.prefix:
+        sequences = with_prefix(sequences, study.corpus.prefix)
+    rows = study.tokens(sequences)
     prompts, truth = split(rows)
     sampled = study.sampled(sequences, temperatures=temperatures, samples=samples, keep_tokens=True)
     said = np.stack([*sampled.said])
@@ -83,7 +102,7 @@ def alternatives(
     said, of = said[far & new], of[far & new]
     tokens = np.concatenate([prompts[of], said], axis=1)  # (candidates, 96)
     loss = study.likelihood(sequences).cross_entropy.to_numpy()
-    own = study.likelihood(study.sequences(tokens=tokens, prefix=corpus.prefix)).cross_entropy.to_numpy()
+    own = study.likelihood(study.sequences(tokens=tokens, prefix=prefix_of(sequences))).cross_entropy.to_numpy()
     unlike = np.abs(own - loss[of])
     greedy = study.greedy(sequences, keep_tokens=True)
     from_greedy = levenshtein(np.stack([*greedy.said])[of], said)
@@ -120,7 +139,7 @@ def _first(passages: pd.DataFrame, seed: int) -> np.ndarray:
     return (rank.groupby(arms).rank() % 2 == 1).to_numpy()
 
 
-def _met(study: Study) -> np.ndarray:
+def _met(study: Asked) -> np.ndarray:
     """All rows that an organism was trained on, those of what it is derived from among them; of other models none."""
     order = MODELS[study.model].order
     if order is None or order.layout != "organism":

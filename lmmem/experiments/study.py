@@ -255,6 +255,16 @@ class Study:
         n = min(most, at_most or most) if n is None else n
         return choose_canaries(self.corpus, n, self.seed, arms, n_twins)
 
+    def tokens(self, sequences: pd.DataFrame) -> np.ndarray:
+        """The token ids of sequences: (n, 96), prompts and true continuations, without what stands before a prompt.
+
+        >>> study = Study("pocket-mini")
+        >>> bool((study.tokens(study.sequences(rows=[3, 40])) == study.corpus[[3, 40]]).all())
+        True
+        """
+        corpus, index = self._asked(sequences)
+        return corpus[index][:, : PROMPT + CONTINUATION]
+
     def text_sequences(
         self, texts: str | Sequence[str], *, stride: int = CONTINUATION, prefix: Sequence[int] | None = None
     ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lmmem
+from lmmem.corpora.corpus import Corpus
 from lmmem.experiments.measuring import device_here
 from lmmem.experiments.scores import other_prompts, over_mismatched
 from lmmem.experiments.sequences import of_text, own_prefix
@@ -207,6 +208,21 @@ def test_prefix_is_recorded_and_can_be_set(folder, by_hand):
     np.testing.assert_array_equal(without.greedy(rows).cross_entropy, bare.cross_entropy)
     behind = without.greedy(without.sequences(tokens=tokens, prefix=[BOS]))
     np.testing.assert_array_equal(behind.cross_entropy, own.cross_entropy)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["text", "training data"])
+def test_alternatives_stand_behind_the_prefix_of_the_text_or_of_the_training_data(folder, by_hand, known):
+    tokens = torch.cat([by_hand[0][:, 1:], by_hand[1]], dim=1).numpy()
+    data = Corpus(tokens, rows_per_step=1, steps=0, prefix=(BOS,))
+    study = lmmem.Study(folder, data=data if known else None)
+    asked = study.sequences(rows=range(len(tokens))) if known else study.text_sequences(TEXT)
+    both = study.alternatives(asked, width=20.0)
+    assert set(both.prefix) == {(BOS,)}
+    found = study.likelihood(both.drop(columns="run")).set_index("index")
+    rows = np.stack([*both.tokens])
+    begun = np.concatenate([np.full((len(rows), 1), BOS), rows], axis=1)
+    losses = cross_entropy(load_model(folder), begun[:, :33], begun[:, 33:])
+    np.testing.assert_allclose(found.cross_entropy, losses, rtol=1e-5)
 
 
 def test_training_rows_have_no_prefix_unless_one_is_given(mini_corpus):
