@@ -97,7 +97,7 @@ def test_texts_that_were_met_are_told_from_others_by_scores_and_by_teaching(mini
     code += block_with("alternatives", "python").replace("presentations=8", "presentations=1")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\nn +\d+\nof +\d+\n", done.stdout)
+    assert re.search(r"\nknown 1 +\d+\n", done.stdout) and re.search(r"\nn null +\d+\n", done.stdout)
     assert re.search(r"\nbeyond the null +-?\d+\.\d \(", done.stdout)
 
 

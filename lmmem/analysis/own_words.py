@@ -1,32 +1,30 @@
 """What teaching saves of a text, beside what it saves of the model's own words after the same prompt.
 
-Each passage is compared with itself: its true continuation with one as likely that is no memory. Then passages that are
-there are compared with passages that are not, by the same difference (book/plan.md, sixth plan). Tables as
-``Study.relearned`` gives them of ``Study.alternatives`` in. Knows neither models nor figures.
+Each passage is compared with itself: its true continuation with one as likely that the model itself gives. Then
+passages that are there are compared with passages that are not, by the same difference (book/plan.md, sixth plan).
+Tables as ``Study.relearned`` gives them of ``Study.alternatives`` in. Knows neither models nor figures.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from lmmem.analysis import hidden
 from lmmem.analysis.prose import MINUS
-from lmmem.analysis.randomisation import LEAST, cluster_mean, compare_arms
-from lmmem.analysis.statistics import Interval, check_columns, interval
+from lmmem.analysis.randomisation import LEAST, cluster_difference, cluster_mean
+from lmmem.analysis.statistics import Interval, check_columns
 
-__all__ = ["answer", "curves", "saved", "savings", "simulated", "told"]
+__all__ = ["answer", "curves", "saved", "savings", "simulated", "told", "told_checks"]
 
 TRUE, ALTERNATIVE = "true", "alternative"  # continuations
-NEEDED = ["passage", "continuation", "arm", "presentations", "block", "file", "sought", "presentation", "kl_ld"]
-NEEDED += ["cross_entropy"]
+NEEDED = ["passage", "continuation", "arm", "presentations", "block", "file", "presentation", "kl_ld", "cross_entropy"]
 NULLS = ("untouched 0", "spread 0", "row 0", "never seen 0")  # arms of what is not there
-AA, ELSEWHERE = "A/A", "elsewhere 0"
+ELSEWHERE = "elsewhere 0"  # the same, from files of which no passage is there
 SERVES = ("hidden", "erased", "forgotten")  # kinds of which rule 23 asks that they are found
 NOTHING = "nothing was taught beside the model's own words: make replicates"
-PERMUTATIONS = 99  # of a test that is not told: the rule goes by the interval
+NONE = Interval(np.nan, np.nan, np.nan, 0)
+FOUND, NOT_FOUND, NO_AA = "found", "not established", "no A/A: no verdict"
 
 
 def saved(relearned: pd.DataFrame) -> pd.DataFrame:
@@ -34,14 +32,13 @@ def saved(relearned: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    relearned : a line a (passage, continuation, presentation): columns passage, continuation ("true", "alternative"),
-        arm, presentations (in training), block, file, sought (of how many passages of the arm an
-        alternative was), presentation (in relearning, from
-        0), kl_ld, cross_entropy.
+    relearned : a line a (passage, continuation, presentation), by one order: columns passage, continuation ("true",
+        "alternative"), arm, presentations (in training), block, file, presentation (in relearning, from 0), kl_ld,
+        cross_entropy; and organism, where passages and blocks are numbered anew in each.
 
     Returns
     -------
-    One line a passage: index (the passage), arm, presentations, block, file; true and alternative (tokens: kl-LD before
+    One line a passage: index (0, 1, ..), arm, presentations, block, file; true and alternative (tokens: kl-LD before
     any presentation, minus its mean after the first to the last), tokens (the first minus the second), nats (the same
     of the loss, per token), kl_ld and kl_ld_alternative (before any).
 
@@ -54,9 +51,7 @@ def saved(relearned: pd.DataFrame) -> pd.DataFrame:
     >>> passages.groupby("arm").tokens.mean().round().to_dict()
     {'spread 0': 3.0, 'spread 64': 13.0}
     """
-    check_columns(relearned, NEEDED)
-    if relearned.duplicated(["passage", "continuation", "presentation"]).any():
-        raise ValueError("a continuation is there twice after as many presentations: compare one relearning at a time")
+    relearned = _apart(relearned)
     rounds = sorted(set(relearned.presentation))
     if len(rounds) < 2 or rounds[0] != 0:
         raise ValueError(f"presentations {rounds}: savings need what was before the first, 0, and after others")
@@ -72,8 +67,7 @@ def saved(relearned: pd.DataFrame) -> pd.DataFrame:
         table = of[value][continuation]
         return table[0] - table[rounds[1:]].to_numpy().mean(axis=1)
 
-    columns = ["arm", "presentations", "block", "file"]
-    found = relearned.groupby("passage")[columns].first()
+    found = relearned.groupby("passage")[["arm", "presentations", "block", "file"]].first()
     found = found.assign(true=gained("kl_ld", TRUE), alternative=gained("kl_ld", ALTERNATIVE))
     return found.assign(
         tokens=found.true - found.alternative,
@@ -83,69 +77,145 @@ def saved(relearned: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(names="index")
 
 
+def _apart(relearned: pd.DataFrame) -> pd.DataFrame:
+    """The lines, if each is there once; passages and blocks of several organisms numbered apart."""
+    check_columns(relearned, NEEDED)
+    key = ["organism"] if "organism" in relearned else []
+    if relearned.duplicated([*key, "passage", "continuation", "presentation"]).any():
+        raise ValueError("a continuation is there twice after as many presentations: compare one relearning at a time")
+    numbers = {of: relearned.groupby([*key, of]).ngroup() for of in ("passage", "block")}
+    return relearned.assign(**numbers, arm=relearned.arm.astype(str), file=relearned.file.astype(str))
+
+
 def savings(*relearned: pd.DataFrame, value: str = "tokens", seed: int = 0) -> pd.DataFrame:
     """What teaching saves beside the model's own words, by kind and null: the plan's rule 22.
 
     Parameters
     ----------
     relearned : tables as for :func:`saved`, each with passages that are there and their nulls.
-    value : "tokens"; "nats"; or "true", the true continuations alone, which is what twins would say that chance chose.
+    value : "tokens"; "nats"; or "true", the true continuations alone, as twins that were taught beside them would say.
     seed : of A/A.
 
     Returns
     -------
-    One line a kind and null: kind (as :func:`lmmem.analysis.hidden.by_kind` calls it, or the arm "elsewhere 0", which
-    must find nothing), null (an arm), true, alternative (what is saved of each, tokens), beside, beside_low,
-    beside_high (the first minus the second, of the kind alone), of_null (the same of the null), estimate, low, high
-    (the difference of both, within blocks, clustered by file), n (passages of the kind in blocks with the null), sought
-    (of how many an alternative was), aa, aa_low, aa_high (one half of the null against the other; missing
-    where no block has two), verdict: "found", "not established", or why there is none.
+    One line a kind and null, of passages in blocks that hold both: kind (an arm of the exposed, by the name that
+    :func:`lmmem.analysis.hidden.by_kind` has for it; or "elsewhere 0", which must find nothing), null (an arm); beside,
+    beside_low, beside_high (what is saved of true continuations minus of alternatives), of_null (the same of the null,
+    mean over the blocks of the kind), estimate, low, high (the first minus the second, clustered by file), n, n_null;
+    aa, aa_low, aa_high (one half of the null against the other; missing where that cannot be asked); null_mean,
+    null_low, null_high (of all of the null); verdict: "found", "not established", or why there is none. Beside these,
+    in tokens: true, alternative (what is saved of each), null_alternative (the same of the null's alternatives), kl_ld,
+    kl_ld_alternative (before any presentation).
+
+    Raises
+    ------
+    ValueError : a table has no passage that is there, or no null in its blocks; or as :func:`saved`.
     """
     lines: list[dict[str, object]] = []
     for table in relearned:
-        passages = hidden.by_kind(saved(table))
-        each = ["arm", *({"organism"} & set(table))]
-        sought = hidden.by_kind(table.drop_duplicates(each)).groupby("arm").sought.sum()
-        there = [str(arm) for arm in passages.arm[passages.presentations > 0].unique()]
-        for null in (arm for arm in _nulls(there) if (passages.arm == arm).any()):
+        passages = _by_kind(saved(table))
+        arms = [*passages.arm.unique()]
+        there = [arm for arm in arms if (passages.presentations[passages.arm == arm] > 0).any()]
+        nulls = [arm for arm in dict.fromkeys([*(f"{kind} 0" for kind in there), *NULLS]) if arm in arms]
+        if not there or not nulls:
+            raise ValueError(
+                f"what is there has to be compared with what is not, {', '.join(NULLS)}; arms are {', '.join(arms)}"
+            )
+        for null in nulls:
             twins = passages[passages.arm == null]
-            others = [arm for arm in (*there, ELSEWHERE) if (passages.arm == arm).any()]
-            pair, halves = passages[passages.arm.isin([null, *others])], int((twins.groupby("block").size() > 1).sum())
-            found = compare_arms(pair, value, null, halves=halves > 1, permutations=PERMUTATIONS, seed=seed)
-            aa = interval(found, arm=AA) if halves > 1 else Interval(np.nan, np.nan, np.nan, 0)
-            for kind in others:
-                own, line = passages[passages.arm == kind], interval(found, arm=kind)
-                beside = cluster_mean(own[value], own.file)
-                lines.append(
-                    {"kind": kind, "null": null, TRUE: own[TRUE].mean(), ALTERNATIVE: own[ALTERNATIVE].mean()}
-                    | {"beside": beside.estimate, "beside_low": beside.low, "beside_high": beside.high}
-                    | {"of_null": twins[value].mean(), **line._asdict(), "sought": sought[kind]}
-                    | {"aa": aa.estimate, "aa_low": aa.low, "aa_high": aa.high, "verdict": _verdict(line, aa)}
-                )
+            for kind in [*there, *({ELSEWHERE} & set(arms))]:
+                own = passages[(passages.arm == kind) & passages.block.isin(twins.block)]
+                if own.empty:
+                    raise ValueError(f"no block holds passages of {kind} and of {null}")
+                lines.append({"kind": kind, "null": null} | _compared(own, twins, value, seed))
     return pd.DataFrame(lines)
 
 
-def told(found: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
-    """Savings as a table to read, and beside them what twins say that chance chose.
+def _by_kind(passages: pd.DataFrame) -> pd.DataFrame:
+    """Arms of the exposed by the kind of memory that they hold, where there is a name for it."""
+    named = hidden.by_kind(passages).set_index("index").arm
+    return passages.assign(arm=passages["index"].map(named).fillna(passages.arm))
+
+
+def _compared(own: pd.DataFrame, twins: pd.DataFrame, value: str, seed: int) -> dict[str, object]:
+    """Passages of one kind and their null, all of the first in blocks of the second: a line of :func:`savings`."""
+    both = pd.concat([own, twins])
+    line = cluster_difference(both[value], np.arange(len(both)) < len(own), both.block, both.file)
+    beside, null, aa = cluster_mean(own[value], own.file), cluster_mean(twins[value], twins.file), NONE
+    half = twins.sample(frac=1, random_state=seed).groupby("block").cumcount().reindex(twins.index) % 2 == 0
+    if twins.block.duplicated().any():
+        aa = _if_files_allow(twins[value], half, twins.block, twins.file)
+    of_block = own.block.map(twins.groupby("block")[value].mean())
+    means = {name: own[name].mean() for name in (TRUE, ALTERNATIVE, "kl_ld", "kl_ld_alternative")}
+    return {
+        **{"beside": beside.estimate, "beside_low": beside.low, "beside_high": beside.high},
+        **{"of_null": of_block.mean(), **line._asdict(), "n_null": int(twins.block.isin(own.block).sum())},
+        **{"aa": aa.estimate, "aa_low": aa.low, "aa_high": aa.high, "verdict": _verdict(line, aa)},
+        **{"null_mean": null.estimate, "null_low": null.low, "null_high": null.high},
+        **means,
+        "null_alternative": own.block.map(twins.groupby("block")[ALTERNATIVE].mean()).mean(),
+    }
+
+
+def _if_files_allow(values: pd.Series, half: pd.Series, blocks: pd.Series, files: pd.Series) -> Interval:
+    """One half against the other, missing where one of them is of one file."""
+    try:
+        return cluster_difference(values, half, blocks, files)
+    except ValueError:
+        return NONE
+
+
+def _verdict(line: Interval, aa: Interval) -> str:
+    if line.n < LEAST:
+        return f"n < {LEAST}: no verdict"
+    if np.isnan(aa.estimate):
+        return NO_AA
+    if aa.excludes_zero:
+        return "A/A excludes 0: no verdict"
+    return FOUND if line.low > 0 else NOT_FOUND
+
+
+def told(found: pd.DataFrame) -> pd.DataFrame:
+    """Savings as a table to read, an interval a cell.
 
     Parameters
     ----------
-    found : as :func:`savings` gives it. twins : the same, with value="true".
+    found : as :func:`savings` gives it.
 
     Raises
     ------
     ValueError : nothing was taught.
     """
     _check_taught(found)
-    table = found[["kind", "null", "n", "sought"]].rename(columns={"sought": "of"})
+    table = found[["kind", "null", "n", "n_null"]].rename(columns={"n_null": "n null"})
     table["true text"], table["own words"] = found.true.round(1), found.alternative.round(1)
     table["beside own words"] = _cells(found, "beside", "beside_low", "beside_high")
     table["of the null"] = found.of_null.round(1)
     table["beyond the null"] = _cells(found, "estimate", "low", "high")
-    table["A/A"] = _cells(found, "aa", "aa_low", "aa_high")
-    table["verdict"] = found.verdict.replace(hidden.SHORT)
-    table["beside twins"] = _cells(twins, "estimate", "low", "high")
+    table["verdict"] = found.verdict.replace({**hidden.SHORT, NO_AA: "none: no A/A"})
     return table.set_index(["kind", "null"])
+
+
+def told_checks(found: pd.DataFrame, twins: pd.DataFrame, nats: pd.DataFrame) -> pd.DataFrame:
+    """What stands beside savings, as a table to read.
+
+    Parameters
+    ----------
+    found, twins, nats : as :func:`savings` gives them of one relearning, with value "tokens", "true" and "nats".
+
+    Raises
+    ------
+    ValueError : nothing was taught.
+    """
+    _check_taught(found)
+    lines = found.set_index(["kind", "null"])
+    table = pd.DataFrame(index=lines.index)
+    table["kl-LD before"], table["of own words"] = lines.kl_ld.round(1), lines.kl_ld_alternative.round(1)
+    table["null's own words"] = lines.null_alternative.round(1)
+    table["A/A"] = _cells(lines, "aa", "aa_low", "aa_high", missing="cannot be asked")
+    table["beside twins"] = _cells(twins.set_index(["kind", "null"]).loc[lines.index], "estimate", "low", "high")
+    table["nats"] = _cells(nats.set_index(["kind", "null"]).loc[lines.index], "estimate", "low", "high", digits=2)
+    return table
 
 
 def answer(found: pd.DataFrame) -> dict[str, object]:
@@ -157,55 +227,52 @@ def answer(found: pd.DataFrame) -> dict[str, object]:
 
     Returns
     -------
-    found (kinds, with their tokens), missed (those not found), serves (whether rule 23 holds), elsewhere (tokens, of
-    passages that are not there), null (tokens that true text is ahead where nothing is there, the least and the most).
+    found (kinds, with their tokens), missed (those not established), undecided (those without a verdict), serves
+    (whether rule 23 holds), elsewhere (tokens, of passages that are not there), null (tokens that true text is ahead
+    where nothing is there, by null).
 
     Raises
     ------
     ValueError : nothing was taught, or of the kinds that rule 23 names one was not.
     """
     _check_taught(found)
-    first = found.drop_duplicates("kind").assign(told=lambda table: _cells(table, "estimate", "low", "high"))
-    told = dict(zip(first.kind, first.told.str.replace("-", MINUS), strict=True))
-    verdicts = dict(zip(first.kind, first.verdict, strict=True))
-    if missing := [kind for kind in SERVES if kind not in told]:
+    first = found.drop_duplicates("kind").set_index("kind")
+    if missing := [kind for kind in (*SERVES, ELSEWHERE) if kind not in first.index]:
         raise ValueError(f"no {' and no '.join(missing)} passages were taught: make replicates")
-    there = [kind for kind in hidden.ORDER if kind in told]
-    shown = [kind for kind in there if verdicts[kind] == "found"]
-    serves = set(SERVES) <= set(shown) and verdicts.get(ELSEWHERE) == "not established"
-    named = {kind: hidden.WORDS.get(kind, f"the {kind}") for kind in there}
+    figures = dict(zip(first.index, _cells(first, "estimate", "low", "high"), strict=True))
+    verdicts = first.verdict.to_dict()
+    kinds = [kind for kind in hidden.ORDER if kind in figures]
+    sides: dict[str, list[str]] = {FOUND: [], NOT_FOUND: [], "": []}
+    for kind in kinds:
+        side = sides[verdicts[kind] if verdicts[kind] in sides else ""]
+        side.append(f"{hidden.WORDS.get(kind, f'the {kind}')} ({figures[kind]})")
+    asked = [verdicts[kind] for kind in (*SERVES, ELSEWHERE)]
+    serves = "it serves" if asked == [FOUND] * len(SERVES) + [NOT_FOUND] else "it does not serve"
+    nulls = found.drop_duplicates("null")
+    ahead = zip(nulls.null, _cells(nulls, "null_mean", "null_low", "null_high"), strict=True)
     return {
-        "found": ", ".join(f"{named[kind]} by {told[kind]}" for kind in shown) or "none",
-        "missed": ", ".join(f"{named[kind]} ({told[kind]})" for kind in there if kind not in shown) or "none",
-        "serves": "it serves" if serves else "it does not serve",
-        "elsewhere": told.get(ELSEWHERE, "not asked"),
-        "null": f"{found.of_null.min():.1f} to {found.of_null.max():.1f}",
+        "found": ", ".join(sides[FOUND]) or "none",
+        "missed": ", ".join(sides[NOT_FOUND]) or "none",
+        "undecided": ", ".join(sides[""]) or "none",
+        "serves": serves if set(asked) <= {FOUND, NOT_FOUND} else "it cannot be said to serve",
+        "elsewhere": figures[ELSEWHERE],
+        "null": ", ".join(f"{figure} (*{null}*)" for null, figure in ahead),
     }
 
 
-def _cells(table: pd.DataFrame, *ends: str) -> list[str]:
-    """Intervals of the columns of estimate, low and high, as cells of a table; of none as good as of one file."""
-    estimates, low, high = (table[end].to_numpy() for end in ends)
-    cells = [Interval(*numbers, 0).brief(1) for numbers in zip(estimates, low, high, strict=True)]
-    return ["one a block" if "nan" in cell else cell for cell in cells]
+def _cells(table: pd.DataFrame, *ends: str, missing: str = "", digits: int = 1) -> list[str]:
+    """Intervals of the columns of estimate, low and high, as cells of a table."""
+    estimates, lows, highs = (table[end].to_numpy() for end in ends)
+    cells = [
+        missing if np.isnan(estimate) else Interval(estimate, low, high, 0).brief(digits)
+        for estimate, low, high in zip(estimates, lows, highs, strict=True)
+    ]
+    return [cell.replace("-", MINUS) for cell in cells]
 
 
 def _check_taught(found: pd.DataFrame) -> None:
     if found.empty:
         raise ValueError(NOTHING)
-
-
-def _nulls(there: Sequence[str]) -> list[str]:
-    """Arms of what is not there, beside these kinds: those treated alike first."""
-    return [*(f"{kind} 0" for kind in there), *NULLS]
-
-
-def _verdict(line: Interval, aa: Interval) -> str:
-    if line.n < LEAST:
-        return f"n < {LEAST}: no verdict"
-    if aa.excludes_zero:
-        return "A/A excludes 0: no verdict"
-    return "found" if line.low > 0 else "not established"
 
 
 def curves(*relearned: pd.DataFrame) -> pd.DataFrame:
@@ -218,11 +285,11 @@ def curves(*relearned: pd.DataFrame) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError : nothing was taught.
+    ValueError : nothing was taught; or a continuation is there twice.
     """
     if not relearned:
         raise ValueError(NOTHING)
-    every = pd.concat([hidden.by_kind(table) for table in relearned], ignore_index=True)
+    every = pd.concat([hidden.by_kind(_apart(table)) for table in relearned], ignore_index=True)
     every["kind"] = every.arm.where(~every.arm.isin(NULLS), "never there")
     order = [kind for kind in (*hidden.ORDER, "never there") if (every.kind == kind).any()]
     lines = [
@@ -242,7 +309,7 @@ def simulated(
     "spread 64" `tokens` more; passages and files have levels of their own, of what is said and of what is gained.
 
     >>> simulated(seed=1).shape
-    (1728, 11)
+    (1728, 10)
     """
     rng = np.random.default_rng(seed)
     n = passages + twins
@@ -255,7 +322,7 @@ def simulated(
         for presentation in range(rounds + 1):
             gained = pace * presentation + ahead * (continuation == TRUE) * (presentation > 0)
             own = {"passage": np.arange(n), "arm": np.where(met, "spread 64", "spread 0"), "presentations": 64 * met}
-            own |= {"block": block, "file": file, "sought": np.where(met, passages, twins)}
+            own |= {"block": block, "file": file}
             own |= {"run": (np.arange(n) + (continuation == TRUE)) % 2}
             own |= {"kl_ld": level - gained, "cross_entropy": 3 - 0.1 * gained}
             tables.append(pd.DataFrame(own).assign(continuation=continuation, presentation=presentation))

@@ -1,8 +1,8 @@
-"""Continuations of a model's own, as likely to it as the true ones and no memory: a control for any text.
+"""Continuations of a model's own, as likely to it as the true ones: a control for any text.
 
 Twins that the model cannot have met are seldom of the same kind as a text that it has. What it says itself after the
 same prompt is. Each passage is taught in one run with its true continuation and in another with its alternative; which
-comes first is by chance, and no run holds both. What is concluded from it stands in lmmem/analysis/alternatives.py.
+comes first is by chance, and no run holds both. What is concluded from it stands in lmmem/analysis/own_words.py.
 """
 
 from __future__ import annotations
@@ -62,43 +62,51 @@ def alternatives(
 ) -> pd.DataFrame:
     """Sequences, each with its true continuation and once more with one of the model's own that is as likely.
 
-    Of the samples after a prompt those count whose loss is within `width` of the truth's, which differ from it in half
-    of their tokens or more, and of which no run of 16 tokens stands in text that the model has met, as far as that is
-    known. Of these the one is taken that is as far as the truth from what the model says greedily, as nearly as can be;
-    among equals the one as likely. Sequences without any are left out.
+    Of sequences that share a run of 16 tokens the first counts, as whoever teaches one teaches of the others too: of
+    windows of a text that overlap every second. Of the samples after a prompt those count whose loss is within `width`
+    of the truth's, which differ from it in half of their tokens or more, and of which no run of 16 tokens stands in
+    text that the model has met, as far as that is known. Of these the one is taken that is as far as the truth from
+    what the model says greedily, as nearly as can be; among equals the one as likely. Sequences without any are left
+    out.
 
     Parameters
     ----------
     study, sequences : as for ``Study.greedy``; of one step.
-    avoid : (m, w) token ids that the model may have met. None: all rows that an organism was trained on; of other
-        models nothing but the true continuations of `sequences`.
+    avoid : (m, w) token ids that the model may have met, w at least 16. None: all rows that an organism, by its name,
+        was trained on; of other models nothing but the true continuations of `sequences`.
     temperatures, samples : as for ``Study.sampled``.
     width : nats per token.
 
     Returns
     -------
-    Two lines a sequence, with its columns: index (new, 0, 1, ..), tokens, passage (the index that it had), sought (for
-    how many sequences of its arm an alternative was), continuation ("true" or "alternative"), run (0 or 1:
-    in which of two relearnings it is taught; half of each arm, by chance, has its true continuation in the first). What
-    ``Study.relearned`` takes.
+    Two lines a sequence that has one, with its columns: index (new, 0, 1, ..), tokens, passage (the index that it had),
+    continuation ("true" or "alternative"), run (0 or 1: in which of two relearnings it is taught; half of each arm, by
+    chance, has its true continuation in the first). What ``Study.relearned`` takes.
 
     Raises
     ------
-    ValueError : sequences of several steps, no sequence has an alternative, or as ``Study.sampled``.
+    ValueError : sequences of several steps, none at all, or that are alternatives already; no sequence has an
+        alternative; `avoid` is no matrix of token ids; or as ``Study.sampled``.
     """
     check_amount("width", width, "nats per token")
     if "at" in sequences:
         raise ValueError("alternatives are of one step: leave out at, and give them to the study of that step")
+    if taken := {"passage", "continuation", "run"} & set(sequences):
+        raise ValueError(f"sequences holds {', '.join(sorted(taken))}, which alternatives are given: leave it out")
+    if not len(sequences):
+        raise ValueError("there are no sequences to find alternatives to")
+    met = _met(study) if avoid is None else _checked(avoid)
     if not {"tokens", "prefix"} & set(sequences) and study.corpus.prefix:
         sequences = with_prefix(sequences, study.corpus.prefix)
     rows = study.tokens(sequences)
+    alone = _alone(rows)
+    sequences, rows = sequences[alone].reset_index(drop=True), rows[alone]
     prompts, truth = split(rows)
     sampled = study.sampled(sequences, temperatures=temperatures, samples=samples, keep_tokens=True)
     said = np.stack([*sampled.said])
     of = pd.Series(range(len(rows)), index=sequences["index"])[sampled["index"]].to_numpy()
     far = sampled.kl_ld.to_numpy() >= APART
-    met = [truth, _met(study) if avoid is None else np.asarray(avoid)]
-    new = np.all([count_repeats(said, rows_met, n=LEAST) == 0 for rows_met in met if len(rows_met)], axis=0)
+    new = np.all([count_repeats(said, of_old, n=LEAST) == 0 for of_old in (truth, met) if len(of_old)], axis=0)
     said, of = said[far & new], of[far & new]
     tokens = np.concatenate([prompts[of], said], axis=1)  # (candidates, 96)
     loss = study.likelihood(sequences).cross_entropy.to_numpy()
@@ -118,7 +126,6 @@ def alternatives(
     chosen = chosen.sort_values("of")
     places = chosen.of.to_numpy()
     passages = sequences.iloc[places].drop(columns="tokens", errors="ignore").rename(columns={"index": "passage"})
-    passages["sought"] = sequences.arm.value_counts()[passages.arm].to_numpy() if "arm" in sequences else len(sequences)
     first = _first(passages, study.seed)
     both = {TRUE: rows[places], ALTERNATIVE: tokens[chosen.index]}
     table = pd.concat(
@@ -134,9 +141,32 @@ def alternatives(
 
 def _first(passages: pd.DataFrame, seed: int) -> np.ndarray:
     """(n,) booleans: half of each arm, by chance, with an odd one more."""
-    arms = passages.arm if "arm" in passages else pd.Series("", index=passages.index)
+    arms = passages.arm.astype(str) if "arm" in passages else pd.Series("", index=passages.index)
     rank = pd.Series(np.random.default_rng([seed, 2]).permutation(len(passages)), index=passages.index)
     return (rank.groupby(arms).rank() % 2 == 1).to_numpy()
+
+
+def _alone(rows: np.ndarray) -> np.ndarray:
+    """(n,) booleans: no run of 16 tokens in common with a row before it that has none either."""
+    seen: set[bytes] = set()
+    alone = np.empty(len(rows), dtype=bool)
+    for number, row in enumerate(np.ascontiguousarray(rows)):
+        runs = {row[start : start + LEAST].tobytes() for start in range(len(row) - LEAST + 1)}
+        alone[number] = not runs & seen
+        seen |= runs if alone[number] else set()
+    return alone
+
+
+def _checked(avoid: ArrayLike) -> np.ndarray:
+    try:
+        rows = np.asarray(avoid)
+    except ValueError:  # rows of several lengths
+        rows = np.empty(0)
+    if rows.ndim != 2 or rows.dtype.kind not in "iu" or (len(rows) and rows.shape[1] < LEAST):
+        raise ValueError(
+            f"avoid: give rows of token ids, {LEAST} or more in each, got {rows.dtype} of shape {rows.shape}"
+        )
+    return rows
 
 
 def _met(study: Asked) -> np.ndarray:

@@ -14,9 +14,10 @@ from lmmem.experiments.kept import RESULTS, keep, tables_of
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import DERIVED
+from lmmem.storage import tables
 from lmmem.storage.provenance import environment
 
-__all__ = ["ARMS", "NAMES", "asked", "measure", "measured"]
+__all__ = ["ARMS", "NAMES", "asked", "counted", "measure", "measured"]
 
 FOLDER = RESULTS / "own_words"
 NAMES = ("pocket-hidden", "pocket-erased", *SEEDS)
@@ -26,7 +27,7 @@ A_BLOCK = {"spread 0": 2}  # so that one half can be held against the other
 PRESENTATIONS = 8
 KEPT = {
     **{"canary": "int16", "arm": "category", "presentations": "int16", "block": "int16", "file": "category"},
-    **{"sought": "int16", "passage": "int32", "continuation": "category", "run": "int8", "presentation": "int8"},
+    **{"passage": "int32", "continuation": "category", "run": "int8", "presentation": "int8"},
     **{"kl_ld": "int8", "cross_entropy": "float32"},
 }
 
@@ -56,12 +57,15 @@ def measure(name: str, folder: Path = FOLDER) -> Path:
     Returns
     -------
     The file: a line for each continuation, presentation and passage; columns canary, arm, presentations (in training),
-    block, file, sought (for how many passages of the arm an alternative was), passage, continuation ("true",
-    "alternative"), run, presentation (in relearning), kl_ld (tokens), cross_entropy (nats per token); and its record.
+    block, file, passage, continuation ("true", "alternative"), run, presentation (in relearning), kl_ld (tokens),
+    cross_entropy (nats per token); and its record, in which "sought" says for how many passages of each arm an
+    alternative was looked for.
     """
     study = Study(name)
-    found = study.relearned(study.alternatives(asked(study)), presentations=PRESENTATIONS)
-    return keep(found[list(KEPT)].astype(KEPT), name, folder, **environment())
+    sequences = asked(study)
+    found = study.relearned(study.alternatives(sequences), presentations=PRESENTATIONS)
+    sought = {str(arm): int(n) for arm, n in sequences.arm.value_counts().items()}
+    return keep(found[list(KEPT)].astype(KEPT), name, folder, sought=sought, **environment())
 
 
 def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> list[pd.DataFrame]:
@@ -69,8 +73,7 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> list[pd.D
 
     Returns
     -------
-    A table of each derived organism, and one of all others together, as far as they were measured, with organism;
-    passage and block tell those of one organism from any other's.
+    A table of each derived organism, and one of all others together, as far as they were measured, with organism.
 
     Raises
     ------
@@ -81,8 +84,19 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> list[pd.D
         wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
         wide |= {column: "str" for column in table.select_dtypes("category")}
         found.setdefault(name if name in DERIVED else "", []).append(table.astype(wide).assign(organism=name))
-    return [_told_apart(pd.concat(of, ignore_index=True)) for of in found.values()]
+    return [pd.concat(of, ignore_index=True) for of in found.values()]
 
 
-def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{of: table.groupby(["organism", of]).ngroup() for of in ("passage", "block")})
+def counted(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFrame:
+    """For how many passages an alternative was looked for, and for how many there was one.
+
+    Returns
+    -------
+    One line an arm, over all organisms that were measured: arm, sought, there.
+    """
+    lines = []
+    for name, table in tables_of(names, folder):
+        _, record = tables.load(folder / f"{name}.parquet")
+        there = table.groupby("arm", observed=True).passage.nunique()
+        lines += [(arm, n, int(there.get(arm, 0))) for arm, n in record["sought"].items()]
+    return pd.DataFrame(lines, columns=["arm", "sought", "there"]).groupby("arm", sort=False).sum().reset_index()

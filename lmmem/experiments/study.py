@@ -17,8 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lmmem.corpora.corpus import Corpus, training_data
-from lmmem.experiments import alternatives as own_words
-from lmmem.experiments import disturbed, extraction, measurements, measuring, scores, teaching, tracing
+from lmmem.experiments import alternatives, disturbed, extraction, measurements, measuring, scores, teaching, tracing
 from lmmem.experiments import scan as scanning
 from lmmem.experiments.sequences import (
     DEFAULT_PAIRS,
@@ -821,7 +820,7 @@ class Study:
         instead: ArrayLike | None = None,
         steps: Steps = None,
     ) -> pd.DataFrame:
-        """What the model says of sequences while it is taught them again, all in the same batches, twins among them.
+        """What the model says of sequences while it is taught them again, in the same batches as their twins.
 
         Parameters
         ----------
@@ -854,11 +853,13 @@ class Study:
         options |= {"seeds": list(range(self.seed, self.seed + seeds)), "instead": instead}
         options["dtype"] = teaching.TAUGHT_IN
         first = min(steps if isinstance(steps, Sequence) else [self.step if steps is None else steps])
-        runs = [of for _, of in sequences.groupby("run")] if "run" in sequences else [sequences]
-        found = [
-            self._measured(teaching.relearning_table, of, steps, natural=self._natural_rows(of, first), **options)
-            for of in runs
-        ]
+        if "run" in sequences and sequences.run.isna().any():
+            raise ValueError(
+                "run is missing of some sequences: say of each in which relearning it is taught, or of none"
+            )
+        runs = [of for _, of in sequences.groupby("run")] if "run" in sequences and len(sequences) else [sequences]
+        natural = self._natural_rows(sequences, first)  # that hold none of either run
+        found = [self._measured(teaching.relearning_table, of, steps, natural=natural, **options) for of in runs]
         return pd.concat(found, ignore_index=True)
 
     def alternatives(
@@ -866,13 +867,13 @@ class Study:
         sequences: pd.DataFrame,
         *,
         avoid: ArrayLike | None = None,
-        temperatures: Sequence[float] = own_words.TEMPERATURES,
-        samples: int = own_words.SAMPLES,
-        width: float = own_words.WIDTH,
+        temperatures: Sequence[float] = alternatives.TEMPERATURES,
+        samples: int = alternatives.SAMPLES,
+        width: float = alternatives.WIDTH,
     ) -> pd.DataFrame:
         """Sequences, each with its true continuation and once more with one of the model's own that is as likely.
 
-        A control for any text: of the same kind, after the same prompt, and no memory. Teach both with
+        A control for any text: of the same kind, after the same prompt, and another text. Teach both with
         :meth:`relearned`; :func:`lmmem.analysis.own_words.savings` says what that shows.
 
         Parameters
@@ -885,7 +886,7 @@ class Study:
         ['true', 'alternative']
         """
         options: dict[str, Any] = {"avoid": avoid, "temperatures": temperatures, "samples": samples, "width": width}
-        return own_words.alternatives(self, sequences, **options)
+        return alternatives.alternatives(self, sequences, **options)
 
     def _own_prose(self) -> pd.DataFrame | None:
         """Windows of lmmem's own prose, which stand for training data that are not known; None where these are."""
@@ -897,8 +898,9 @@ class Study:
         """Rows of natural text (m, 96) of the training data, none of them a sequence that is asked about.
 
         Of an organism those that it, or what it is derived from, has met by that step, without any presentation of a
-        canary; of other models the rows that follow the last one met; where training data are not known, lmmem's own
-        prose, as far as it shares no run of 16 tokens with the sequences.
+        canary; of other models the rows that follow the last one met, or the first rows for tokens of your own; where
+        training data are not known, lmmem's own prose. What shares a run of 16 tokens with tokens of your own is left
+        out.
         """
         if "tokens" in sequences and (windows := self._own_prose()) is not None:
             prose = np.stack([*windows.tokens])
@@ -914,12 +916,15 @@ class Study:
             index = sequences["index"].to_numpy()
             first = index[np.asarray(corpus.exposure_step(index)) <= self.met(sequences)[1]].max() + 1
             rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), index)
-        if len(rows) < teaching.TAUGHT_A_STEP:
+        natural = corpus[rows][:, : PROMPT + CONTINUATION]
+        if "tokens" in sequences:
+            natural = natural[count_repeats(natural, np.stack([*sequences.tokens]), n=LEAST) == 0]
+        if len(natural) < teaching.TAUGHT_A_STEP:
             raise ValueError(
-                f"{len(rows)} rows of natural text are left beside these sequences, and {teaching.TAUGHT_A_STEP} "
+                f"{len(natural)} rows of natural text are left beside these sequences, and {teaching.TAUGHT_A_STEP} "
                 "are needed: leave some of the training data"
             )
-        return corpus[rows][:, : PROMPT + CONTINUATION]
+        return natural
 
     def extraction(
         self,

@@ -73,7 +73,7 @@ def test_true_text_that_is_learnt_sooner_anyway_is_seldom_called_a_memory():
 
 def test_memory_that_was_planted_is_found():
     line = own_words.savings(planted(10.0)).iloc[0]
-    assert (line.kind, line.null, line.verdict, line.n, line.sought) == ("forgotten", "spread 0", "found", 32, 32)
+    assert (line.kind, line.null, line.verdict, line.n, line.n_null) == ("forgotten", "spread 0", "found", 32, 64)
 
 
 def test_twins_that_chance_chose_are_compared_by_the_true_continuations_alone():
@@ -86,42 +86,102 @@ def test_twins_that_chance_chose_are_compared_by_the_true_continuations_alone():
     assert line.estimate == pytest.approx(expected)
 
 
-def test_each_kind_stands_beside_each_of_its_nulls():
+def test_each_kind_stands_beside_each_of_its_nulls_once():
     hidden = planted(10.0, arm="hidden 32")
     treated = hidden[hidden.arm == "spread 0"].assign(arm="hidden 0")
     treated["passage"] += 1_000
     table = pd.concat([hidden.replace({"arm": {"spread 0": "untouched 0"}}), treated])
     found = own_words.savings(table)
     assert found[["kind", "null"]].values.tolist() == [["hidden", "hidden 0"], ["hidden", "untouched 0"]]
+    rows = planted(10.0, arm="row 1").replace({"arm": {"spread 0": "row 0"}})
+    assert own_words.savings(rows)[["kind", "null"]].values.tolist() == [["row", "row 0"]]
+
+
+def test_arms_that_have_no_name_of_a_kind_are_told_by_their_own():
+    assert own_words.savings(own_words.simulated(10.0)).kind.tolist() == ["spread 64"]
+
+
+def elsewhere(table: pd.DataFrame, ahead: float = 0.0, n: int = 64) -> pd.DataFrame:
+    """With copies of the null in other files, whose true continuations are so many tokens ahead."""
+    other = table[(table.arm == "spread 0")].assign(arm="elsewhere 0", file=table.file + 1_000)
+    other = other[other.passage.isin(other.passage.drop_duplicates().head(n))]
+    other["kl_ld"] -= ahead * (other.continuation == "true") * (other.presentation > 0)
+    return pd.concat([table, other.assign(passage=other.passage + 1_000)])
 
 
 def test_passages_from_elsewhere_stand_beside_the_null_as_a_kind():
-    table = planted(10.0)
-    other = table[table.arm == "spread 0"].assign(arm="elsewhere 0")
-    other["passage"] += 1_000
-    other["file"] = other.file + 1_000
-    found = own_words.savings(pd.concat([table, other])).set_index("kind")
+    found = own_words.savings(elsewhere(planted(10.0))).set_index("kind")
     assert found.verdict.to_dict() == {"forgotten": "found", "elsewhere 0": "not established"}
     assert found.estimate["elsewhere 0"] == pytest.approx(0.0, abs=1e-9)
+    ahead = own_words.savings(elsewhere(planted(10.0), ahead=9.0)).set_index("kind")
+    assert ahead.verdict["elsewhere 0"] == "found"
+    assert ahead.estimate["elsewhere 0"] == pytest.approx(9.0)
 
 
-def test_few_passages_have_no_verdict_and_neither_has_a_null_that_is_none():
+def test_few_passages_have_no_verdict():
     assert own_words.savings(planted(10.0, passages=12)).verdict.tolist() == ["n < 16: no verdict"]
-    table = planted(10.0)
-    found = own_words.savings(table).iloc[0]
-    apart = own_words.saved(table)
-    twins = apart[apart.presentations == 0]
-    assert found.aa_low < 0 < found.aa_high and len(twins) == 64
-    line = own_words._verdict(own_words.Interval(9.0, 8.0, 10.0, 32), own_words.Interval(3.0, 1.0, 5.0, 32))
-    assert line == "A/A excludes 0: no verdict"
 
 
-def test_passages_sought_are_counted_over_arms_and_organisms():
+def test_without_two_of_a_null_in_a_block_there_is_no_verdict():
     table = planted(10.0)
-    second = table.assign(arm=table.arm.replace("q1 64", "q2 64"), organism="two", sought=40)
-    second["passage"] += 1_000
-    found = own_words.savings(pd.concat([table.assign(organism="one"), second]))
-    assert found.sought.tolist() == [32 + 40]
+    passages = own_words.saved(table)
+    single = passages[passages.presentations == 0].drop_duplicates("block")["index"]
+    few = table[(table.presentations > 0) | table.passage.isin(single)]
+    (line,) = own_words.savings(few).to_dict("records")
+    assert np.isnan(line["aa"]) and line["low"] > 0 and line["verdict"] == "no A/A: no verdict"
+    told = own_words.told_checks(*(own_words.savings(few, value=value) for value in ("tokens", "true", "nats")))
+    assert told["A/A"].tolist() == ["cannot be asked"]
+
+
+def test_one_block_of_all_has_an_aa():
+    line = own_words.savings(planted(10.0, seed=2).assign(block=0)).iloc[0]
+    assert line.aa_low < 0 < line.aa_high and line.verdict == "found"
+
+
+def test_null_that_is_none_leaves_no_verdict():
+    """Half of the twins are ahead: the half that chance takes first."""
+    table = planted(10.0)
+    passages = own_words.saved(table)
+    twins = passages[passages.presentations == 0]
+    half = twins.sample(frac=1, random_state=0).groupby("block").cumcount().reindex(twins.index) % 2 == 0
+    ahead = table.passage.isin(twins["index"][half]) & (table.continuation == "true") & (table.presentation > 0)
+    table["kl_ld"] -= 15.0 * ahead
+    line = own_words.savings(table).iloc[0]
+    assert line.aa_low > 0 and line.verdict == "A/A excludes 0: no verdict"
+
+
+def test_passages_without_a_null_in_their_block_count_nowhere():
+    table = planted(10.0)
+    blocks = own_words.saved(table)
+    lone = blocks.block.unique()[0]
+    some = table[(table.presentations > 0) | (table.block != lone)]
+    line, passages = own_words.savings(some).iloc[0], own_words.saved(some)
+    own = passages[(passages.presentations > 0) & (passages.block != lone)]
+    assert line.n == len(own) < 32
+    assert line.beside == pytest.approx(own.tokens.mean()) and line.true == pytest.approx(own.true.mean())
+    assert line.estimate == pytest.approx(line.beside - line.of_null)
+
+
+def test_organisms_are_told_apart():
+    """Passages and blocks have the same numbers in both."""
+    one, two = planted(10.0, seed=1).assign(organism="one"), planted(10.0, seed=2).assign(organism="two")
+    pooled = own_words.savings(pd.concat([one, two])).iloc[0]
+    each = [own_words.savings(table).iloc[0] for table in (one, two)]
+    assert pooled.n == sum(line.n for line in each)
+    assert pooled.estimate == pytest.approx(np.mean([line.estimate for line in each]))
+
+
+@pytest.mark.parametrize("gone", ["spread 0", "q1 64"])
+def test_tables_of_one_side_are_refused_by_what_they_hold(gone):
+    table = planted(10.0)
+    with pytest.raises(ValueError, match=r"what is there has to be compared with what is not, .*; arms are "):
+        own_words.savings(table[table.arm != gone])
+
+
+def test_nulls_in_no_block_of_the_exposed_are_refused():
+    table = planted(10.0)
+    with pytest.raises(ValueError, match="no block holds passages of forgotten and of spread 0"):
+        own_words.savings(table.assign(block=table.block + 100 * (table.presentations > 0)))
 
 
 def test_curves_are_means_over_passages():
@@ -136,25 +196,37 @@ def test_curves_are_means_over_passages():
         own_words.curves()
 
 
-def several(**tokens: float) -> pd.DataFrame:
+def several(ahead: float = 0.0, n: int = 64, **tokens: float) -> pd.DataFrame:
     """A line a kind, each of a simulation of its own; and passages from elsewhere."""
     arms = {"hidden": "hidden 32", "erased": "erased 32", "forgotten": "q1 64", "once": "spread 1"}
     tables = [planted(saved, arm=arms[kind], passages=64, seed=3) for kind, saved in tokens.items()]
-    other = tables[0][tables[0].arm == "spread 0"].assign(arm="elsewhere 0")
-    other["passage"] += 1_000
-    return own_words.savings(pd.concat([tables[0], other]), *tables[1:])
+    return own_words.savings(elsewhere(tables[0], ahead, n), *tables[1:])
+
+
+ALL = {"hidden": 12.0, "erased": 12.0, "forgotten": 12.0}
 
 
 def test_answer_says_what_is_found_and_whether_the_control_serves():
-    said = own_words.answer(several(hidden=12.0, erased=12.0, forgotten=12.0, once=0.0))
-    assert said["found"].startswith("the hidden by 1") and said["found"].count(" by ") == 3
+    said = own_words.answer(several(**ALL, once=0.0))
+    assert said["found"].startswith("the hidden (1") and said["found"].count("the ") == 3
     assert said["missed"].startswith("what was met once, at the end of training (")
-    assert said["serves"] == "it serves"
+    assert (said["serves"], said["undecided"]) == ("it serves", "none")
     assert said["elsewhere"].startswith("0.0 (")
-    low, high = map(float, said["null"].split(" to "))
-    assert low <= high
-    less = own_words.answer(several(hidden=12.0, erased=12.0, forgotten=0.0))
-    assert less["serves"] == "it does not serve"
+    assert said["null"].endswith("(*spread 0*)")
+
+
+def test_control_does_not_serve_if_a_memory_is_missed_or_one_is_found_where_none_is():
+    assert own_words.answer(several(**ALL | {"forgotten": 0.0}))["serves"] == "it does not serve"
+    assert own_words.answer(several(ahead=9.0, **ALL))["serves"] == "it does not serve"
+
+
+def test_without_a_verdict_on_a_kind_nothing_is_said_of_the_control():
+    said = own_words.answer(several(n=12, **ALL))
+    assert said["serves"] == "it cannot be said to serve"
+    found = several(**ALL)
+    found["verdict"] = found.verdict.where(found.kind != "erased", "A/A excludes 0: no verdict")
+    said = own_words.answer(found)
+    assert said["undecided"].startswith("the erased (") and said["missed"] == "none"
 
 
 def test_answer_is_refused_where_a_kind_was_not_taught():
@@ -164,11 +236,17 @@ def test_answer_is_refused_where_a_kind_was_not_taught():
         own_words.answer(pd.DataFrame())
 
 
-def test_table_to_read_holds_both_comparisons():
-    table = planted(10.0)
-    found, twins = own_words.savings(table), own_words.savings(table, value="true")
-    (line,) = own_words.told(found, twins).reset_index().to_dict("records")
+def test_tables_to_read_hold_both_comparisons_by_kind_and_not_by_place():
+    tables = elsewhere(planted(10.0))
+    found, twins, nats = (own_words.savings(tables, value=value) for value in ("tokens", "true", "nats"))
+    line = own_words.told(found).reset_index().to_dict("records")[0]
     assert line["beyond the null"].startswith(f"{found.estimate[0]:.1f} (")
-    assert line["beside twins"].startswith(f"{twins.estimate[0]:.1f} (")
     assert line["beside own words"].startswith(f"{found.beside[0]:.1f} (")
-    assert (line["n"], line["of"], line["verdict"]) == (32, 32, "found")
+    assert (line["n"], line["n null"], line["verdict"]) == (32, 64, "found")
+    checks = own_words.told_checks(found, twins.iloc[::-1], nats.iloc[::-1]).loc[("forgotten", "spread 0")]
+    assert checks["beside twins"].startswith(f"{twins.estimate[0]:.1f} (")
+    assert checks["nats"].startswith(f"{nats.estimate[0]:.2f} (")
+    passages = own_words.saved(tables)
+    own = passages[passages.presentations > 0]
+    assert checks["kl-LD before"] == round(own.kl_ld.mean(), 1)
+    assert checks["of own words"] == round(own.kl_ld_alternative.mean(), 1)

@@ -8,7 +8,8 @@ import pytest
 
 import lmmem
 from lmmem.analysis import own_words as told
-from lmmem.experiments import own_words, teaching
+from lmmem.corpora.corpus import Corpus
+from lmmem.experiments import own_words
 from lmmem.experiments.alternatives import TEMPERATURES
 from lmmem.measures.distance import levenshtein
 from lmmem.measures.repeats import count_repeats
@@ -90,11 +91,17 @@ def test_no_run_holds_both_and_half_of_each_arm_has_the_truth_in_the_first(both)
     assert both["index"].tolist() == list(range(len(both)))
 
 
-def test_sought_counts_those_without_an_alternative_too(study, sequences, both):
+def test_sequences_without_an_alternative_are_left_out(study, sequences):
     few = study.alternatives(sequences, samples=1, temperatures=[1.0])
-    assert few.passage.nunique() < len(sequences)
-    assert few.groupby("arm").sought.first().isin(sequences.arm.value_counts()).all()
-    assert both.groupby("arm").sought.first().to_dict().items() <= sequences.arm.value_counts().to_dict().items()
+    assert 0 < few.passage.nunique() < len(sequences)
+
+
+def test_of_windows_that_share_text_the_first_counts(study):
+    windows = study.text_sequences("".join(f"number_{i} = {i * i}\n" for i in range(60)), stride=64)
+    both = study.alternatives(windows, width=5.0)
+    tokens = np.stack([*both[both.continuation == "true"].tokens])
+    assert set(both.passage) <= set(windows["index"][::2]) and both.passage.nunique() > 1
+    assert (count_repeats(tokens, tokens, n=16) == 1).all()
 
 
 def test_each_run_is_taught_apart_from_the_same_weights(study, both):
@@ -122,7 +129,6 @@ def test_windows_of_text_have_alternatives_in_a_model_whose_training_data_are_no
     own = lmmem.Study(str(organism))
     windows = own.text_sequences(TEXT, stride=96).head(4)
     both = own.alternatives(windows, width=0.5)
-    assert both.sought.unique().tolist() == [4]
     found = own.relearned(both, presentations=1)
     assert found.groupby("presentation").size().tolist() == [len(both)] * 2
     assert "token" in both and "begin" in both
@@ -135,6 +141,9 @@ def test_windows_of_text_have_alternatives_in_a_model_whose_training_data_are_no
         ({"width": 0.0}, "no sample of 6 sequences is as likely as the truth within 0 nats per token and new"),
         ({"samples": 0}, "samples"),
         ({"temperatures": []}, "temperatures"),
+        ({"avoid": "x"}, "avoid: give rows of token ids, 16 or more in each, got <U1 of shape"),
+        ({"avoid": [[1, 2], [3]]}, "avoid: give rows of token ids, 16 or more in each"),
+        ({"avoid": [[1, 2], [3, 4]]}, r"avoid: give rows .* got int64 of shape \(2, 2\)"),
     ],
 )
 def test_what_cannot_be_is_refused(study, sequences, options, reason):
@@ -147,17 +156,40 @@ def test_sequences_of_several_steps_are_refused(study):
         study.alternatives(study.just_met(2))
 
 
+def test_tables_that_are_none_to_begin_with_are_refused(study, sequences, both):
+    with pytest.raises(ValueError, match="sequences holds continuation, passage, run, which alternatives are given"):
+        study.alternatives(both)
+    with pytest.raises(ValueError, match="there are no sequences to find alternatives to"):
+        study.alternatives(sequences.head(0))
+    with pytest.raises(ValueError, match="run is missing of some sequences"):
+        study.relearned(both.assign(run=both.run.where(both["index"] > 3)), presentations=1)
+
+
+def test_no_true_passage_is_taught_as_natural_text_beside_alternatives(cache, mini_corpus):
+    organism = max(data_folder(NAME).parent.glob("step-*"))
+    study = lmmem.Study(str(organism), data=Corpus(mini_corpus[:120], rows_per_step=8, steps=15))
+    both = study.alternatives(study.sequences(rows=range(20, 40)), width=0.5)
+    natural = study._natural_rows(both, study.step)
+    assert 8 <= len(natural) < 120
+    assert (count_repeats(natural, np.stack([*both.tokens]), n=16) == 0).all()
+    study.relearned(both, presentations=1)
+
+
 def test_text_that_may_all_have_been_met_has_no_alternative(study, sequences):
     every = study.sampled(sequences.head(6), temperatures=TEMPERATURES, samples=8, keep_tokens=True)
     with pytest.raises(ValueError, match="no sample of 6 sequences"):
         study.alternatives(sequences.head(6), avoid=np.stack([*every.said]))
 
 
-def test_organisms_are_asked_about_what_is_there_and_about_nulls_two_a_block(study):
+def test_organisms_are_asked_about_what_is_there_and_about_nulls(study, monkeypatch):
     chosen = own_words.asked(study)
     assert set(chosen.arm) == {"spread 0", "spread 1", "spread 16", "elsewhere 0"}
-    assert chosen[chosen.arm == "spread 0"].groupby("block").size().max() == 2
     assert chosen["index"].is_unique
+    monkeypatch.setattr(own_words, "MOST", {"spread 1": 5, "elsewhere 0": 3})
+    monkeypatch.setattr(own_words, "A_BLOCK", {"spread 0": 1})
+    fewer = own_words.asked(study)
+    assert fewer.groupby("arm").size().to_dict() == {"elsewhere 0": 3, "spread 0": 6, "spread 1": 5, "spread 16": 6}
+    assert fewer[fewer.arm == "spread 0"].block.is_unique
     derived = own_words.asked(lmmem.Study("pocket-mini-hidden"))
     assert set(derived.arm) == {"hidden 0", "hidden 32", "untouched 0"}
 
@@ -172,10 +204,12 @@ def test_what_was_measured_is_kept_and_read(study, tmp_path, monkeypatch):
     assert found.organism.unique().tolist() == [NAME]
     lines = told.savings(found)
     assert set(lines.kind) == {"half learnt", "once", "elsewhere 0"}
-    again = study.relearned(study.alternatives(own_words.asked(study)), presentations=1)
-    direct = told.savings(again)
+    both = study.alternatives(own_words.asked(study))
+    direct = told.savings(study.relearned(both, presentations=1))
     np.testing.assert_allclose(lines.estimate, direct.estimate)
-    assert teaching.TAUGHT_IN == "float32"
+    counts = own_words.counted((NAME,), tmp_path).set_index("arm")
+    assert counts.sought.to_dict() == own_words.asked(study).arm.value_counts().to_dict()
+    assert counts.there.to_dict() == both.drop_duplicates("passage").arm.value_counts().to_dict()
 
 
 def test_results_of_organisms_are_of_their_recipes():
