@@ -123,12 +123,17 @@ def savings(*relearned: pd.DataFrame, value: str = "tokens", seed: int = 0) -> p
             )
         for null in nulls:
             twins = passages[passages.arm == null]
-            for kind in [*there, *({ELSEWHERE} & set(arms))]:
+            for kind in [*sorted(there, key=_place), *({ELSEWHERE} & set(arms))]:
                 own = passages[(passages.arm == kind) & passages.block.isin(twins.block)]
                 if own.empty:
                     raise ValueError(f"no block holds passages of {kind} and of {null}")
                 lines.append({"kind": kind, "null": null} | _compared(own, twins, value, seed))
     return pd.DataFrame(lines)
+
+
+def _place(kind: str) -> int:
+    """Kinds in the order of the pages, then arms that are none."""
+    return hidden.ORDER.index(kind) if kind in hidden.ORDER else len(hidden.ORDER)
 
 
 def _by_kind(passages: pd.DataFrame) -> pd.DataFrame:
@@ -245,15 +250,14 @@ def answer(found: pd.DataFrame) -> dict[str, object]:
     sides: dict[str, list[str]] = {FOUND: [], NOT_FOUND: [], "": []}
     for kind in kinds:
         side = sides[verdicts[kind] if verdicts[kind] in sides else ""]
-        side.append(f"{hidden.WORDS.get(kind, f'the {kind}')} ({figures[kind]})")
+        side.append(f"{hidden.WORDS.get(kind, f'the {kind}')}: {figures[kind]}")
     asked = [verdicts[kind] for kind in (*SERVES, ELSEWHERE)]
     serves = "it serves" if asked == [FOUND] * len(SERVES) + [NOT_FOUND] else "it does not serve"
+    says = {"found": FOUND, "missed": NOT_FOUND, "undecided": ""}
     nulls = found.drop_duplicates("null")
     ahead = zip(nulls.null, _cells(nulls, "null_mean", "null_low", "null_high"), strict=True)
     return {
-        "found": ", ".join(sides[FOUND]) or "none",
-        "missed": ", ".join(sides[NOT_FOUND]) or "none",
-        "undecided": ", ".join(sides[""]) or "none",
+        **{name: "; ".join(sides[of]) or "none" for name, of in says.items()},
         "serves": serves if set(asked) <= {FOUND, NOT_FOUND} else "it cannot be said to serve",
         "elsewhere": figures[ELSEWHERE],
         "null": ", ".join(f"{figure} (*{null}*)" for null, figure in ahead),

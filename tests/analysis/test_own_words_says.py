@@ -208,8 +208,8 @@ ALL = {"hidden": 12.0, "erased": 12.0, "forgotten": 12.0}
 
 def test_answer_says_what_is_found_and_whether_the_control_serves():
     said = own_words.answer(several(**ALL, once=0.0))
-    assert said["found"].startswith("the hidden (1") and said["found"].count("the ") == 3
-    assert said["missed"].startswith("what was met once, at the end of training (")
+    assert said["found"].startswith("the hidden: 1") and said["found"].count("the ") == 3
+    assert said["missed"].startswith("what was met once, at the end of training: ")
     assert (said["serves"], said["undecided"]) == ("it serves", "none")
     assert said["elsewhere"].startswith("0.0 (")
     assert said["null"].endswith("(*spread 0*)")
@@ -226,7 +226,7 @@ def test_without_a_verdict_on_a_kind_nothing_is_said_of_the_control():
     found = several(**ALL)
     found["verdict"] = found.verdict.where(found.kind != "erased", "A/A excludes 0: no verdict")
     said = own_words.answer(found)
-    assert said["undecided"].startswith("the erased (") and said["missed"] == "none"
+    assert said["undecided"].startswith("the erased: ") and said["missed"] == "none"
 
 
 def test_answer_is_refused_where_a_kind_was_not_taught():
