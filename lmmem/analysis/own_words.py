@@ -223,16 +223,17 @@ def told_checks(found: pd.DataFrame, twins: pd.DataFrame, nats: pd.DataFrame) ->
     return table
 
 
-def answer(found: pd.DataFrame) -> dict[str, object]:
+def answer(found: pd.DataFrame, twins: pd.DataFrame) -> dict[str, object]:
     """What a page opens with: rules 22 and 23 of the plan, in words.
 
     Parameters
     ----------
-    found : as :func:`savings` gives it, of organisms.
+    found, twins : as :func:`savings` gives them of organisms, with value "tokens" and "true".
 
     Returns
     -------
-    found (kinds, with their tokens), missed (those not established), undecided (those without a verdict), serves
+    found (kinds, with their tokens), missed (those not established), undecided (those without a verdict), twins (those
+    not established that twins, taught beside the same passages, show: with their tokens beside these), serves
     (whether rule 23 holds), elsewhere (tokens, of passages that are not there), null (tokens that true text is ahead
     where nothing is there, by null).
 
@@ -250,18 +251,26 @@ def answer(found: pd.DataFrame) -> dict[str, object]:
     sides: dict[str, list[str]] = {FOUND: [], NOT_FOUND: [], "": []}
     for kind in kinds:
         side = sides[verdicts[kind] if verdicts[kind] in sides else ""]
-        side.append(f"{hidden.WORDS.get(kind, f'the {kind}')}: {figures[kind]}")
+        side.append(f"{_named(kind)}: {figures[kind]}")
     asked = [verdicts[kind] for kind in (*SERVES, ELSEWHERE)]
     serves = "it serves" if asked == [FOUND] * len(SERVES) + [NOT_FOUND] else "it does not serve"
+    beside = twins.drop_duplicates("kind").set_index("kind")
+    figures_twins = dict(zip(beside.index, _cells(beside, "estimate", "low", "high"), strict=True))
+    only = [kind for kind in kinds if verdicts[kind] == NOT_FOUND and beside.low[kind] > 0]
     says = {"found": FOUND, "missed": NOT_FOUND, "undecided": ""}
     nulls = found.drop_duplicates("null")
     ahead = zip(nulls.null, _cells(nulls, "null_mean", "null_low", "null_high"), strict=True)
     return {
         **{name: "; ".join(sides[of]) or "none" for name, of in says.items()},
+        "twins": "; ".join(f"{_named(kind)}: {figures_twins[kind]}" for kind in only) or "none",
         "serves": serves if set(asked) <= {FOUND, NOT_FOUND} else "it cannot be said to serve",
         "elsewhere": figures[ELSEWHERE],
         "null": ", ".join(f"{figure} (*{null}*)" for null, figure in ahead),
     }
+
+
+def _named(kind: str) -> str:
+    return hidden.WORDS.get(kind, f"the {kind}")
 
 
 def _cells(table: pd.DataFrame, *ends: str, missing: str = "", digits: int = 1) -> list[str]:

@@ -80,8 +80,9 @@ def alternatives(
     Returns
     -------
     Two lines a sequence that has one, with its columns: index (new, 0, 1, ..), tokens, passage (the index that it had),
-    continuation ("true" or "alternative"), run (0 or 1: in which of two relearnings it is taught; half of each arm, by
-    chance, has its true continuation in the first). What ``Study.relearned`` takes.
+    row (the same, of rows of training data), continuation ("true" or "alternative"), run (0 or 1: in which of two
+    relearnings it is taught; half of each arm, by chance, has its true continuation in the first). What
+    ``Study.relearned`` takes.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def alternatives(
     check_amount("width", width, "nats per token")
     if "at" in sequences:
         raise ValueError("alternatives are of one step: leave out at, and give them to the study of that step")
-    if taken := {"passage", "continuation", "run"} & set(sequences):
+    if taken := {"passage", "continuation", "row", "run"} & set(sequences):
         raise ValueError(f"sequences holds {', '.join(sorted(taken))}, which alternatives are given: leave it out")
     if not len(sequences):
         raise ValueError("there are no sequences to find alternatives to")
@@ -126,6 +127,8 @@ def alternatives(
     chosen = chosen.sort_values("of")
     places = chosen.of.to_numpy()
     passages = sequences.iloc[places].drop(columns="tokens", errors="ignore").rename(columns={"index": "passage"})
+    if "tokens" not in sequences:
+        passages["row"] = passages.passage
     first = _first(passages, study.seed)
     both = {TRUE: rows[places], ALTERNATIVE: tokens[chosen.index]}
     table = pd.concat(

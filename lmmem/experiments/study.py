@@ -906,15 +906,18 @@ class Study:
             prose = np.stack([*windows.tokens])
             return prose[count_repeats(prose, np.stack([*sequences.tokens]), n=LEAST) == 0]
         corpus = training_data(DERIVED[self.model].base) if self.model in DERIVED else self.corpus
+        of = sequences
+        if "row" in sequences:  # alternatives, and the rows of the training data that they stand for
+            of = sequences.drop(columns="tokens").assign(index=sequences.row)
         if corpus.presented is not None:
             rows = np.arange(min(step * corpus.rows_per_step, corpus.trained_rows))
             rows = np.setdiff1d(rows, corpus.presented["index"])
             rows = np.random.default_rng([self.seed, 1]).permutation(rows)[:NATURAL_ROWS]
-        elif "tokens" in sequences:
+        elif "tokens" in of:
             rows = np.arange(min(NATURAL_ROWS, len(corpus)))
         else:
-            index = sequences["index"].to_numpy()
-            first = index[np.asarray(corpus.exposure_step(index)) <= self.met(sequences)[1]].max() + 1
+            index = of["index"].to_numpy()
+            first = index[np.asarray(corpus.exposure_step(index)) <= self.met(of)[1]].max() + 1
             rows = np.setdiff1d(np.arange(first, min(first + NATURAL_ROWS, len(corpus))), index)
         natural = corpus[rows][:, : PROMPT + CONTINUATION]
         if "tokens" in sequences:

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from lmmem.analysis import own_words
+from lmmem.analysis.statistics import Interval
+from lmmem.experiments import own_words as measured
 
 
 def planted(tokens: float, seed: int = 0, arm: str = "q1 64", **options) -> pd.DataFrame:
@@ -196,18 +198,20 @@ def test_curves_are_means_over_passages():
         own_words.curves()
 
 
-def several(ahead: float = 0.0, n: int = 64, **tokens: float) -> pd.DataFrame:
-    """A line a kind, each of a simulation of its own; and passages from elsewhere."""
+def several(ahead: float = 0.0, n: int = 64, **tokens: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A line a kind, each of a simulation of its own, and passages from elsewhere: savings, and those of twins."""
     arms = {"hidden": "hidden 32", "erased": "erased 32", "forgotten": "q1 64", "once": "spread 1"}
     tables = [planted(saved, arm=arms[kind], passages=64, seed=3) for kind, saved in tokens.items()]
-    return own_words.savings(elsewhere(tables[0], ahead, n), *tables[1:])
+    tables[0] = elsewhere(tables[0], ahead, n)
+    found, twins = (own_words.savings(*tables, value=value) for value in ("tokens", "true"))
+    return found, twins
 
 
 ALL = {"hidden": 12.0, "erased": 12.0, "forgotten": 12.0}
 
 
 def test_answer_says_what_is_found_and_whether_the_control_serves():
-    said = own_words.answer(several(**ALL, once=0.0))
+    said = own_words.answer(*several(**ALL, once=0.0))
     assert said["found"].startswith("the hidden: 1") and said["found"].count("the ") == 3
     assert said["missed"].startswith("what was met once, at the end of training: ")
     assert (said["serves"], said["undecided"]) == ("it serves", "none")
@@ -216,24 +220,47 @@ def test_answer_says_what_is_found_and_whether_the_control_serves():
 
 
 def test_control_does_not_serve_if_a_memory_is_missed_or_one_is_found_where_none_is():
-    assert own_words.answer(several(**ALL | {"forgotten": 0.0}))["serves"] == "it does not serve"
-    assert own_words.answer(several(ahead=9.0, **ALL))["serves"] == "it does not serve"
+    assert own_words.answer(*several(**ALL | {"forgotten": 0.0}))["serves"] == "it does not serve"
+    assert own_words.answer(*several(ahead=9.0, **ALL))["serves"] == "it does not serve"
+
+
+def test_kinds_that_twins_alone_show_are_named():
+    found, twins = several(**ALL, once=0.0)
+    assert own_words.answer(found, twins)["twins"] == "none"
+    twins.loc[twins.kind == "once", ["estimate", "low", "high"]] = 5.0, 2.0, 8.0
+    assert own_words.answer(found, twins)["twins"] == "what was met once, at the end of training: 5.0 (2.0 to 8.0)"
 
 
 def test_without_a_verdict_on_a_kind_nothing_is_said_of_the_control():
-    said = own_words.answer(several(n=12, **ALL))
+    said = own_words.answer(*several(n=12, **ALL))
     assert said["serves"] == "it cannot be said to serve"
-    found = several(**ALL)
+    found, twins = several(**ALL)
     found["verdict"] = found.verdict.where(found.kind != "erased", "A/A excludes 0: no verdict")
-    said = own_words.answer(found)
+    said = own_words.answer(found, twins)
     assert said["undecided"].startswith("the erased: ") and said["missed"] == "none"
 
 
 def test_answer_is_refused_where_a_kind_was_not_taught():
     with pytest.raises(ValueError, match="no erased and no forgotten passages were taught: make replicates"):
-        own_words.answer(several(hidden=12.0))
+        own_words.answer(*several(hidden=12.0))
     with pytest.raises(ValueError, match="nothing was taught beside the model's own words"):
-        own_words.answer(pd.DataFrame())
+        own_words.answer(pd.DataFrame(), pd.DataFrame())
+
+
+def test_readme_says_what_was_found_in_organisms():
+    readme = " ".join((measured.FOLDER.parents[1] / "README.md").read_text().split())
+    found = own_words.savings(*measured.measured()).drop_duplicates("kind").set_index("kind")
+    kinds = ["hidden", "erased", "forgotten", "once"]
+    told = {kind: Interval(*found.loc[kind, [*Interval._fields]]).brief(1) for kind in found.index}
+    hidden, erased, forgotten, once = (told[kind] for kind in kinds)
+    first, second, third, fourth = (found.n[kind] for kind in kinds)
+    assert set(found.verdict[kinds]) == {"found"}
+    for said in (
+        f"{hidden} tokens of the hidden, {erased} of the erased, {forgotten} of the forgotten, and {once} of what was",
+        f"(n = {first}, {second}, {third} and {fourth}); of passages that are not there, from other files, "
+        f"{told['elsewhere 0']}. Of the half learnt it shows nothing",
+    ):
+        assert said in readme
 
 
 def test_tables_to_read_hold_both_comparisons_by_kind_and_not_by_place():
