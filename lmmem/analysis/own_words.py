@@ -15,7 +15,7 @@ from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import LEAST, cluster_difference, cluster_mean
 from lmmem.analysis.statistics import Interval, check_columns
 
-__all__ = ["answer", "curves", "saved", "savings", "simulated", "told", "told_checks"]
+__all__ = ["answer", "curves", "saved", "savings", "simulated", "told", "told_checks", "told_levels"]
 
 TRUE, ALTERNATIVE = "true", "alternative"  # continuations
 NEEDED = ["passage", "continuation", "arm", "presentations", "block", "file", "presentation", "kl_ld", "cross_entropy"]
@@ -193,7 +193,6 @@ def told(found: pd.DataFrame) -> pd.DataFrame:
     """
     _check_taught(found)
     table = found[["kind", "null", "n", "n_null"]].rename(columns={"n_null": "n null"})
-    table["true text"], table["own words"] = found.true.round(1), found.alternative.round(1)
     table["beside own words"] = _cells(found, "beside", "beside_low", "beside_high")
     table["of the null"] = found.of_null.round(1)
     table["beyond the null"] = _cells(found, "estimate", "low", "high")
@@ -201,12 +200,32 @@ def told(found: pd.DataFrame) -> pd.DataFrame:
     return table.set_index(["kind", "null"])
 
 
-def told_checks(found: pd.DataFrame, twins: pd.DataFrame, nats: pd.DataFrame) -> pd.DataFrame:
-    """What stands beside savings, as a table to read.
+def told_levels(found: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+    """What is saved of each continuation, from where, and beside twins, as a table to read.
 
     Parameters
     ----------
-    found, twins, nats : as :func:`savings` gives them of one relearning, with value "tokens", "true" and "nats".
+    found, twins : as :func:`savings` gives them of one relearning, with value "tokens" and "true".
+
+    Raises
+    ------
+    ValueError : nothing was taught.
+    """
+    _check_taught(found)
+    lines = found.set_index(["kind", "null"])
+    columns = {"kl_ld": "kl-LD before", "kl_ld_alternative": "of own words", "true": "true text"}
+    columns |= {"alternative": "own words", "null_alternative": "null's own words"}
+    table = lines[[*columns]].round(1).rename(columns=columns)
+    table["beside twins"] = _cells(twins.set_index(["kind", "null"]).loc[lines.index], "estimate", "low", "high")
+    return table
+
+
+def told_checks(found: pd.DataFrame, nats: pd.DataFrame) -> pd.DataFrame:
+    """The null against itself, and savings in nats, as a table to read.
+
+    Parameters
+    ----------
+    found, nats : as :func:`savings` gives them of one relearning, with value "tokens" and "nats".
 
     Raises
     ------
@@ -215,10 +234,7 @@ def told_checks(found: pd.DataFrame, twins: pd.DataFrame, nats: pd.DataFrame) ->
     _check_taught(found)
     lines = found.set_index(["kind", "null"])
     table = pd.DataFrame(index=lines.index)
-    table["kl-LD before"], table["of own words"] = lines.kl_ld.round(1), lines.kl_ld_alternative.round(1)
-    table["null's own words"] = lines.null_alternative.round(1)
     table["A/A"] = _cells(lines, "aa", "aa_low", "aa_high", missing="cannot be asked")
-    table["beside twins"] = _cells(twins.set_index(["kind", "null"]).loc[lines.index], "estimate", "low", "high")
     table["nats"] = _cells(nats.set_index(["kind", "null"]).loc[lines.index], "estimate", "low", "high", digits=2)
     return table
 

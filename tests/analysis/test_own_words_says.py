@@ -131,7 +131,7 @@ def test_without_two_of_a_null_in_a_block_there_is_no_verdict():
     few = table[(table.presentations > 0) | table.passage.isin(single)]
     (line,) = own_words.savings(few).to_dict("records")
     assert np.isnan(line["aa"]) and line["low"] > 0 and line["verdict"] == "no A/A: no verdict"
-    told = own_words.told_checks(*(own_words.savings(few, value=value) for value in ("tokens", "true", "nats")))
+    told = own_words.told_checks(*(own_words.savings(few, value=value) for value in ("tokens", "nats")))
     assert told["A/A"].tolist() == ["cannot be asked"]
 
 
@@ -270,10 +270,13 @@ def test_tables_to_read_hold_both_comparisons_by_kind_and_not_by_place():
     assert line["beyond the null"].startswith(f"{found.estimate[0]:.1f} (")
     assert line["beside own words"].startswith(f"{found.beside[0]:.1f} (")
     assert (line["n"], line["n null"], line["verdict"]) == (32, 64, "found")
-    checks = own_words.told_checks(found, twins.iloc[::-1], nats.iloc[::-1]).loc[("forgotten", "spread 0")]
-    assert checks["beside twins"].startswith(f"{twins.estimate[0]:.1f} (")
+    checks = own_words.told_checks(found, nats.iloc[::-1]).loc[("forgotten", "spread 0")]
+    levels = own_words.told_levels(found, twins.iloc[::-1]).loc[("forgotten", "spread 0")]
+    assert levels["beside twins"].startswith(f"{twins.estimate[0]:.1f} (")
     assert checks["nats"].startswith(f"{nats.estimate[0]:.2f} (")
     passages = own_words.saved(tables)
     own = passages[passages.presentations > 0]
-    assert checks["kl-LD before"] == round(own.kl_ld.mean(), 1)
-    assert checks["of own words"] == round(own.kl_ld_alternative.mean(), 1)
+    assert levels["kl-LD before"] == round(own.kl_ld.mean(), 1)
+    assert levels["of own words"] == round(own.kl_ld_alternative.mean(), 1)
+    assert levels["true text"] == round(own.true.mean(), 1)
+    assert levels["own words"] == round(own.alternative.mean(), 1)
