@@ -59,7 +59,7 @@ lint: $(VENV)/.installed-lint  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lmmem
 
-replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: two to three hours
+replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: about three hours
 	$(BIN)/python -m lmmem.experiments
 
 real: $(VENV)/.installed-real  ## ask two real models of the package index, into results/real/: about an hour
