@@ -15,7 +15,7 @@ from lmmem.analysis import detection, noise
 from lmmem.analysis.randomisation import LEAST, cluster_mean
 from lmmem.analysis.recognition import SCORES
 from lmmem.analysis.savings import after, beside_equals, curves, hazard, saved
-from lmmem.analysis.statistics import Interval, best_of_table, check_columns, interval
+from lmmem.analysis.statistics import Interval, as_cells, best_of_table, check_columns, interval
 
 __all__ = [
     "all_odds",
@@ -32,6 +32,7 @@ __all__ = [
     "learning",
     "made",
     "missed",
+    "named",
     "over_draws",
     "quotable",
     "savings",
@@ -39,6 +40,7 @@ __all__ = [
     "told_checks",
     "told_noise",
     "told_savings",
+    "verdict",
     "whole_blocks",
 ]
 
@@ -193,7 +195,7 @@ def savings(*relearned: pd.DataFrame, permutations: int = 999, seed: int = 0) ->
             equal, off = _beside_equals(pair, kind, twins, many, seed)
             line |= _ends("equal", "equal", equal) | {"equal_n": equal.n, "equal_aa": off}
             beyond = equal.n >= LEAST and equal.low > 0 and not off
-            lines.append(line | {"verdict": _verdict(own.n, own.low, aa, beyond)})
+            lines.append(line | {"verdict": verdict(own.n, own.low, aa, beyond)})
     return pd.DataFrame(lines)
 
 
@@ -215,7 +217,26 @@ def _ends(name: str, prefix: str, found: Interval) -> dict[str, float]:
     return {name: found.estimate, f"{prefix}_low": found.low, f"{prefix}_high": found.high}
 
 
-def _verdict(n: int, low: float, aa: Interval, beyond: bool) -> str:
+def named(kind: str) -> str:
+    """A kind in a sentence.
+
+    >>> named("hidden"), named("just after")
+    ('the hidden', 'what was met once, just after it')
+    """
+    return WORDS.get(kind, f"the {kind}")
+
+
+def verdict(n: int, low: float, aa: Interval, beyond: bool = False) -> str:
+    """What savings show: rules 11 and 14 of the plan.
+
+    Parameters
+    ----------
+    n : passages. low : end of the interval of what they save. aa : one half of the null against the other, missing
+        where it cannot be asked. beyond : whether more is found than the likelihood does.
+
+    >>> verdict(64, 2.0, Interval(0.1, -1.0, 1.2, 32)), verdict(8, 2.0, Interval(0.1, -1.0, 1.2, 32))
+    ('found', 'n < 16: no verdict')
+    """
     if n < LEAST:
         return f"n < {LEAST}: no verdict"
     if aa.excludes_zero:
@@ -238,7 +259,7 @@ def told_savings(found: pd.DataFrame) -> pd.DataFrame:
     told = found[["kind", "null", "n", "after"]].assign(
         **{"kl-LD": found.kl_ld.round(1), "null's": found.kl_ld_null.round(1)}
     )
-    told["tokens saved"] = _cells(found, "estimate", "low", "high")
+    told["tokens saved"] = as_cells(found, "estimate", "low", "high")
     told["verdict"] = found.verdict.replace(SHORT)
     return told.set_index(["kind", "null"])
 
@@ -256,7 +277,7 @@ def told_checks(found: pd.DataFrame) -> pd.DataFrame:
         "beside equals": ("equal", "equal_low", "equal_high"),
         "A/A": ("aa", "aa_low", "aa_high"),
     }
-    cells = {name: _cells(found, *columns, missing=MISSING.get(name, "")) for name, columns in ends.items()}
+    cells = {name: as_cells(found, *columns, missing=MISSING.get(name, "")) for name, columns in ends.items()}
     pairs = zip(cells["beside equals"], found.equal, found.equal_low, found.equal_n, found.equal_aa, strict=True)
     cells["beside equals"] = [_told_equal(*pair) for pair in pairs]
     return found[["kind", "null"]].assign(**cells).set_index(["kind", "null"])
@@ -270,14 +291,6 @@ def _told_equal(cell: str, estimate: float, low: float, n: int, off: bool) -> st
 def _check_taught(found: pd.DataFrame) -> None:
     if found.empty:
         raise ValueError("no organism was taught again: make replicates")
-
-
-def _cells(found: pd.DataFrame, *columns: str, missing: str = "", digits: int = 1) -> list[str]:
-    """Intervals as text; `missing` where there is none."""
-    return [
-        missing if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(digits)
-        for line in found[list(columns)].itertuples(index=False)
-    ]
 
 
 def by_way(relearned: pd.DataFrame, permutations: int = 199, seed: int = 0) -> pd.DataFrame:
@@ -450,7 +463,7 @@ def at_few_false_alarms(areas: pd.DataFrame, probes: Sequence[str] = TOLD) -> pd
     if asked.empty:
         raise ValueError(f"no organism was asked by {', '.join(probes)}: make replicates")
     shares = asked[["found_at", "found_at_low", "found_at_high"]]
-    cells = _cells(100 * shares, *shares.columns, digits=0)
+    cells = as_cells(100 * shares, *shares.columns, digits=0)
     told = [cell or FEW.format(n) for cell, n in zip(cells, asked.negatives, strict=True)]
     wide = asked.assign(told=told).pivot(index=["kind", "null"], columns="probe", values="told")
     wide = wide.reindex(columns=[probe for probe in probes if probe in wide]).fillna("cannot be asked")
@@ -562,8 +575,8 @@ def told_noise(gains: pd.DataFrame) -> pd.DataFrame:
     ----------
     gains : as :func:`by_noise` gives it.
     """
-    told = gains.assign(told=_cells(gains, "estimate", "low", "high"), verdict=gains.verdict.replace(SHORT))
-    told["A/A"] = _cells(gains, "aa", "aa_low", "aa_high", missing=MISSING["A/A"])
+    told = gains.assign(told=as_cells(gains, "estimate", "low", "high"), verdict=gains.verdict.replace(SHORT))
+    told["A/A"] = as_cells(gains, "aa", "aa_low", "aa_high", missing=MISSING["A/A"])
     wide = told.pivot(index=["kind", "null", "sigma", "n", "A/A", "verdict"], columns="score", values="told")
     wide = wide.reset_index(["n", "A/A", "verdict"]).rename_axis(columns=None)
     wide = wide.sort_index(level=["kind", "null"], key=_in_order, sort_remaining=False, kind="stable")
@@ -635,7 +648,7 @@ def glance(found: pd.DataFrame, areas: pd.DataFrame) -> pd.DataFrame:
 
 def _marked(lines: pd.DataFrame, digits: int) -> pd.Series:
     """Intervals as text, each with the mark of its verdict, if that has one."""
-    cells = pd.Series(_cells(lines, "estimate", "low", "high", digits=digits), lines.index)
+    cells = pd.Series(as_cells(lines, "estimate", "low", "high", digits=digits), lines.index)
     return cells + lines.verdict.map(MARKS).fillna("")
 
 
@@ -711,7 +724,7 @@ def missed(found: pd.DataFrame, areas: pd.DataFrame) -> Numbers:
     kinds = [kind for kind in ORDER if kind in sure & set(noisy.kind[noisy.verdict != "tells"])]
     said = "There is nothing here that relearning finds and noise is not shown to tell."
     if kinds:
-        names = ", ".join(WORDS.get(kind, f"the {kind}") for kind in kinds)
+        names = ", ".join(map(named, kinds))
         said = f"Noise is not shown to tell {names}, and relearning finds them: what noise does not show may be there."
     return {"missed": said}
 
@@ -728,7 +741,7 @@ def _outside(areas: pd.DataFrame) -> str:
     missed = loss.kind[loss.verdict != "tells"]
     others = areas[areas.kind.isin(missed) & areas.probe.isin([*SCORES.values()]) & (areas.verdict == "tells")]
     for kind, lines in others.groupby("kind"):
-        cells = zip(lines.probe, _cells(lines, "estimate", "low", "high", digits=2), strict=True)
+        cells = zip(lines.probe, as_cells(lines, "estimate", "low", "high", digits=2), strict=True)
         said += f"; other scores of it tell the {kind}: {', '.join(map(' '.join, cells))}"
     return said
 
@@ -739,7 +752,7 @@ def _told_verdicts(lines: pd.DataFrame, verb: str = "tell", yes: str = "tells") 
     sides = {f"{verb}s": holds, f"is not shown to {verb}": ~holds & ~none, "is without a verdict on": none}
     parts = []
     for head, which in sides.items():
-        there = [WORDS.get(kind, f"the {kind}") for kind in ORDER if kind in set(lines.kind[which])]
+        there = [named(kind) for kind in ORDER if kind in set(lines.kind[which])]
         if there:
             parts.append(f"{head} {', '.join(there)}")
     return "; it ".join(parts)

@@ -7,13 +7,15 @@ Tables as ``Study.relearned`` gives them of ``Study.alternatives`` in. Knows nei
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lmmem.analysis import hidden
 from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import LEAST, cluster_difference, cluster_mean
-from lmmem.analysis.statistics import Interval, check_columns
+from lmmem.analysis.statistics import Interval, as_cells, check_columns
 
 __all__ = ["answer", "curves", "saved", "savings", "simulated", "told", "told_checks", "told_levels"]
 
@@ -123,11 +125,13 @@ def savings(*relearned: pd.DataFrame, value: str = "tokens", seed: int = 0) -> p
             )
         for null in nulls:
             twins = passages[passages.arm == null]
+            alone = _of_null(twins, value, seed)
             for kind in [*sorted(there, key=_place), *({ELSEWHERE} & set(arms))]:
                 own = passages[(passages.arm == kind) & passages.block.isin(twins.block)]
                 if own.empty:
                     raise ValueError(f"no block holds passages of {kind} and of {null}")
-                lines.append({"kind": kind, "null": null} | _compared(own, twins, value, seed))
+                line = _compared(own, twins, value) | alone
+                lines.append({"kind": kind, "null": null, **line, "verdict": _verdict(line)})
     return pd.DataFrame(lines)
 
 
@@ -142,42 +146,36 @@ def _by_kind(passages: pd.DataFrame) -> pd.DataFrame:
     return passages.assign(arm=passages["index"].map(named).fillna(passages.arm))
 
 
-def _compared(own: pd.DataFrame, twins: pd.DataFrame, value: str, seed: int) -> dict[str, object]:
-    """Passages of one kind and their null, all of the first in blocks of the second: a line of :func:`savings`."""
-    both = pd.concat([own, twins])
-    line = cluster_difference(both[value], np.arange(len(both)) < len(own), both.block, both.file)
-    beside, null, aa = cluster_mean(own[value], own.file), cluster_mean(twins[value], twins.file), NONE
+def _of_null(twins: pd.DataFrame, value: str, seed: int) -> dict[str, float]:
+    """What is saved of the null, and one half of it against the other: columns of :func:`savings`."""
+    mean = cluster_mean(twins[value], twins.file)
     half = twins.sample(frac=1, random_state=seed).groupby("block").cumcount().reindex(twins.index) % 2 == 0
-    if twins.block.duplicated().any():
-        aa = _if_files_allow(twins[value], half, twins.block, twins.file)
-    of_block = own.block.map(twins.groupby("block")[value].mean())
-    means = {name: own[name].mean() for name in (TRUE, ALTERNATIVE, "kl_ld", "kl_ld_alternative")}
+    try:
+        aa = cluster_difference(twins[value], half, twins.block, twins.file)
+    except ValueError:  # no block has two, or one half is of one file
+        aa = NONE
+    ends = {"aa": aa.estimate, "aa_low": aa.low, "aa_high": aa.high}
+    return ends | {"null_mean": mean.estimate, "null_low": mean.low, "null_high": mean.high}
+
+
+def _compared(own: pd.DataFrame, twins: pd.DataFrame, value: str) -> dict[str, float]:
+    """Passages of one kind beside their null, all of the first in blocks of the second: columns of :func:`savings`."""
+    both, of_block = pd.concat([own, twins]), twins.groupby("block")[[value, ALTERNATIVE]].mean().loc[own.block]
+    line = cluster_difference(both[value], np.arange(len(both)) < len(own), both.block, both.file)
+    beside = cluster_mean(own[value], own.file)
     return {
         **{"beside": beside.estimate, "beside_low": beside.low, "beside_high": beside.high},
-        **{"of_null": of_block.mean(), **line._asdict(), "n_null": int(twins.block.isin(own.block).sum())},
-        **{"aa": aa.estimate, "aa_low": aa.low, "aa_high": aa.high, "verdict": _verdict(line, aa)},
-        **{"null_mean": null.estimate, "null_low": null.low, "null_high": null.high},
-        **means,
-        "null_alternative": own.block.map(twins.groupby("block")[ALTERNATIVE].mean()).mean(),
+        **{"of_null": of_block[value].mean(), "null_alternative": of_block[ALTERNATIVE].mean()},
+        **{name: own[name].mean() for name in (TRUE, ALTERNATIVE, "kl_ld", "kl_ld_alternative")},
+        **line._asdict(),
+        "n_null": int(twins.block.isin(own.block).sum()),
     }
 
 
-def _if_files_allow(values: pd.Series, half: pd.Series, blocks: pd.Series, files: pd.Series) -> Interval:
-    """One half against the other, missing where one of them is of one file."""
-    try:
-        return cluster_difference(values, half, blocks, files)
-    except ValueError:
-        return NONE
-
-
-def _verdict(line: Interval, aa: Interval) -> str:
-    if line.n < LEAST:
-        return f"n < {LEAST}: no verdict"
-    if np.isnan(aa.estimate):
+def _verdict(line: dict[str, float]) -> str:
+    if line["n"] >= LEAST and np.isnan(line["aa"]):
         return NO_AA
-    if aa.excludes_zero:
-        return "A/A excludes 0: no verdict"
-    return FOUND if line.low > 0 else NOT_FOUND
+    return hidden.verdict(int(line["n"]), line["low"], Interval(line["aa"], line["aa_low"], line["aa_high"], 0))
 
 
 def told(found: pd.DataFrame) -> pd.DataFrame:
@@ -267,7 +265,7 @@ def answer(found: pd.DataFrame, twins: pd.DataFrame) -> dict[str, object]:
     sides: dict[str, list[str]] = {FOUND: [], NOT_FOUND: [], "": []}
     for kind in kinds:
         side = sides[verdicts[kind] if verdicts[kind] in sides else ""]
-        side.append(f"{_named(kind)}: {figures[kind]}")
+        side.append(f"{hidden.named(kind)}: {figures[kind]}")
     asked = [verdicts[kind] for kind in (*SERVES, ELSEWHERE)]
     serves = "it serves" if asked == [FOUND] * len(SERVES) + [NOT_FOUND] else "it does not serve"
     beside = twins.drop_duplicates("kind").set_index("kind")
@@ -278,25 +276,16 @@ def answer(found: pd.DataFrame, twins: pd.DataFrame) -> dict[str, object]:
     ahead = zip(nulls.null, _cells(nulls, "null_mean", "null_low", "null_high"), strict=True)
     return {
         **{name: "; ".join(sides[of]) or "none" for name, of in says.items()},
-        "twins": "; ".join(f"{_named(kind)}: {figures_twins[kind]}" for kind in only) or "none",
+        "twins": "; ".join(f"{hidden.named(kind)}: {figures_twins[kind]}" for kind in only) or "none",
         "serves": serves if set(asked) <= {FOUND, NOT_FOUND} else "it cannot be said to serve",
         "elsewhere": figures[ELSEWHERE],
         "null": ", ".join(f"{figure} (*{null}*)" for null, figure in ahead),
     }
 
 
-def _named(kind: str) -> str:
-    return hidden.WORDS.get(kind, f"the {kind}")
-
-
-def _cells(table: pd.DataFrame, *ends: str, missing: str = "", digits: int = 1) -> list[str]:
-    """Intervals of the columns of estimate, low and high, as cells of a table."""
-    estimates, lows, highs = (table[end].to_numpy() for end in ends)
-    cells = [
-        missing if np.isnan(estimate) else Interval(estimate, low, high, 0).brief(digits)
-        for estimate, low, high in zip(estimates, lows, highs, strict=True)
-    ]
-    return [cell.replace("-", MINUS) for cell in cells]
+def _cells(table: pd.DataFrame, *columns: str, **options: Any) -> list[str]:
+    """As :func:`lmmem.analysis.statistics.as_cells`, with a minus sign."""
+    return [cell.replace("-", MINUS) for cell in as_cells(table, *columns, **options)]
 
 
 def _check_taught(found: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ from scipy import special, stats
 
 __all__ = [
     "Interval",
+    "as_cells",
     "best_of",
     "best_of_table",
     "bootstrap",
@@ -62,6 +63,18 @@ class Interval(NamedTuple):
         spec = spec or ".2f"
         estimate, low, high = (format(value, spec).replace("-", MINUS) for value in self[:3])
         return f"{estimate} (95 % interval {low} to {high}, n = {self.n})"
+
+
+def as_cells(table: pd.DataFrame, *columns: str, missing: str = "", digits: int = 1) -> list[str]:
+    """Intervals as text, one a line of a table, from its columns of estimate, low and high; `missing` where none is.
+
+    >>> as_cells(pd.DataFrame({"bits": [1.0, np.nan], "low": [0.5, np.nan], "high": 1.5}), "bits", "low", "high")
+    ['1.0 (0.5 to 1.5)', '']
+    """
+    return [
+        missing if np.isnan(line[0]) else Interval(line[0], line[1], line[2], 0).brief(digits)
+        for line in table[list(columns)].itertuples(index=False)
+    ]
 
 
 def interval(table: pd.DataFrame, **where: object) -> Interval:

@@ -16,7 +16,7 @@ from lmmem.pocket.recipe import ORGANISMS
 from lmmem.storage import tables
 from lmmem.storage.files import DamagedError
 
-__all__ = ["RESULTS", "causal_classes", "keep", "tables_of"]
+__all__ = ["RESULTS", "causal_classes", "keep", "tables_of", "widened"]
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -29,8 +29,8 @@ def keep(found: pd.DataFrame, name: str, folder: Path, **record: Any) -> Path:
     return path
 
 
-def tables_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Those of these names that have a file in a folder, each with its table.
+def tables_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Those of these names that have a file in a folder, each with its table and its record.
 
     Raises
     ------
@@ -42,7 +42,23 @@ def tables_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, pd.Data
             table, record = tables.load(path)
             if record["recipe"] != ORGANISMS[record["organism"]].key:
                 raise DamagedError(f"{path} is of another recipe of {record['organism']}: make replicates")
-            yield name, table
+            yield name, table, record
+
+
+def widened(table: pd.DataFrame, *numbers: str) -> pd.DataFrame:
+    """A table that was kept narrow, in types that can be computed with.
+
+    Parameters
+    ----------
+    table : as it was kept. numbers : columns of floating point; whole numbers and categories are found.
+
+    >>> narrow = pd.DataFrame({"kl_ld": [64], "loss": [2.5], "arm": ["a"]}).astype({"kl_ld": "int8", "loss": "float32"})
+    >>> widened(narrow, "loss").dtypes.astype(str).to_dict()
+    {'kl_ld': 'int64', 'loss': 'float64', 'arm': 'str'}
+    """
+    wide: dict[Any, str] = {column: "int64" for column in table.select_dtypes("integer")}
+    wide |= {column: "float64" for column in numbers}
+    return table.astype(wide | {column: "str" for column in table.select_dtypes("category")})
 
 
 def causal_classes(path: Path = RESULTS / "classes.json") -> pd.DataFrame:

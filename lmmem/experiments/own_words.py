@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lmmem.experiments.kept import RESULTS, keep, tables_of
+from lmmem.experiments.kept import RESULTS, keep, tables_of, widened
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
 from lmmem.pocket.recipe import DERIVED
-from lmmem.storage import tables
 from lmmem.storage.provenance import environment
 
 __all__ = ["ARMS", "NAMES", "asked", "counted", "measure", "measured"]
@@ -80,10 +79,10 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> list[pd.D
     As :func:`lmmem.experiments.kept.tables_of`.
     """
     found: dict[str, list[pd.DataFrame]] = {}
-    for name, table in tables_of(names, folder):
-        wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
-        wide |= {column: "str" for column in table.select_dtypes("category")}
-        found.setdefault(name if name in DERIVED else "", []).append(table.astype(wide).assign(organism=name))
+    for name, table, _ in tables_of(names, folder):
+        found.setdefault(name if name in DERIVED else "", []).append(
+            widened(table, "cross_entropy").assign(organism=name)
+        )
     return [pd.concat(of, ignore_index=True) for of in found.values()]
 
 
@@ -95,8 +94,7 @@ def counted(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFra
     One line an arm, over all organisms that were measured: arm, sought, there.
     """
     lines = []
-    for name, table in tables_of(names, folder):
-        _, record = tables.load(folder / f"{name}.parquet")
+    for _, table, record in tables_of(names, folder):
         there = table.groupby("arm", observed=True).passage.nunique()
         lines += [(arm, n, int(there.get(arm, 0))) for arm, n in record["sought"].items()]
     return pd.DataFrame(lines, columns=["arm", "sought", "there"]).groupby("arm", sort=False).sum().reset_index()

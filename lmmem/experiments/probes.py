@@ -211,7 +211,7 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
     ------
     As :func:`lmmem.experiments.kept.tables_of`.
     """
-    found = [table.assign(organism=name) for name, table in tables_of(names, folder)]
+    found = [table.assign(organism=name) for name, table, _ in tables_of(names, folder)]
     if not found:
         return pd.DataFrame(columns=[*KEPT, "organism"])
     every = pd.concat(found, ignore_index=True)

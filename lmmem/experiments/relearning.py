@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lmmem.experiments.kept import RESULTS, keep, tables_of
+from lmmem.experiments.kept import RESULTS, keep, tables_of, widened
 from lmmem.experiments.replicates import SEEDS
 from lmmem.experiments.study import Study
 from lmmem.pocket import organisms
@@ -140,10 +140,8 @@ def measured(names: tuple[str, ...] = NAMES, folder: Path = FOLDER) -> pd.DataFr
     As :func:`lmmem.experiments.kept.tables_of`.
     """
     found = []
-    for name, table in tables_of(names, folder):
-        wide = {column: "int64" for column in table.select_dtypes("integer")} | {"cross_entropy": "float64"}
-        wide |= {column: "str" for column in table.select_dtypes("category")}
-        found.append(table.astype(wide).assign(organism=name))
+    for name, table, _ in tables_of(names, folder):
+        found.append(widened(table, "cross_entropy").assign(organism=name))
     if not found:
         return pd.DataFrame(columns=[*KEPT, "organism", "index"])
     every = pd.concat(found, ignore_index=True)

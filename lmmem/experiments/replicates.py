@@ -66,7 +66,7 @@ def measured(names: tuple[str, ...] = SEEDS, folder: Path = FOLDER) -> pd.DataFr
     As :func:`lmmem.experiments.kept.tables_of`.
     """
     found = []
-    for name, table in tables_of(names, folder):
+    for name, table, _ in tables_of(names, folder):
         table, number = table.astype(WIDE), names.index(name)
         index, block = number * PASSAGES + table.canary, number * BLOCKS + table.block
         found.append(table.rename(columns={"canary": "passage"}).assign(organism=name, index=index, block=block))
