@@ -37,6 +37,7 @@ DEATHS = 20  # of workers while a measurement was theirs: then it is what ends t
 AHEAD = 2  # tasks that a worker has at most, the one it does included
 PATIENCE = 2  # seconds between two looks at which workers there are
 FETCH = 60  # seconds to wait for a table that has been measured
+WHERE = "lmmem_worker"  # the attribute of an error that tells on which worker it was raised
 
 
 class BadInputError(ValueError):
@@ -63,7 +64,8 @@ class Failure:
             waiting += [other for other in behind if other is not None and other not in seen]
 
     def __str__(self) -> str:
-        return f"tried {self.times} times: {type(self.error).__name__}: {self.error}"
+        where = f" (on {vars(self.error)[WHERE]})" if WHERE in vars(self.error) else ""
+        return f"tried {self.times} times: {type(self.error).__name__}: {self.error}{where}"
 
 
 Result = bytes | pd.DataFrame | Failure
@@ -214,6 +216,7 @@ def _by_workers(client: Client, tasks: Sequence[Task], missing: Sequence[int]) -
             raised = future.exception()
             gone = isinstance(raised, KilledWorker)
             error = error if gone else raised
+            worker = vars(raised).get(WHERE, worker)  # an idle one may have taken it
         elif not gone:
             try:
                 return future.result(timeout=FETCH)
@@ -303,10 +306,16 @@ class _Queue:
 def _measure_on_worker(
     part: Part, measure: Callable[..., pd.DataFrame], arguments: tuple[Any, ...], code: str
 ) -> bytes:
+    from distributed import get_worker
+
     with one_at_a_time:
         if code_hash() != code:  # within the lock: Python 3.11 cannot parse in two threads at once
             raise BadInputError("a worker runs another version of lmmem than this process: install the same on both")
-        return measure_part(part, functools.partial(measure, *arguments))
+        try:
+            return measure_part(part, functools.partial(measure, *arguments))
+        except Exception as error:
+            vars(error)[WHERE] = get_worker().address
+            raise
 
 
 @contextmanager

@@ -91,12 +91,12 @@ def broken_on(number: int, pid: int) -> pd.DataFrame:
     return pd.DataFrame({"pid": [os.getpid()]})
 
 
-def damaged_on(number: int, pid: int) -> pd.DataFrame:
+def damaged_on(number: int, pid: int, seconds: float) -> pd.DataFrame:
     import os
 
     if os.getpid() == pid:
         raise DamagedError("a file of this worker is not what was written there")
-    time.sleep(0.1)
+    time.sleep(seconds)
     return pd.DataFrame({"pid": [os.getpid()]})
 
 

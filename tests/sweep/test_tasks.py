@@ -560,10 +560,15 @@ def test_worker_whose_file_is_damaged_ends_no_sweep(cluster, own_cache):
     damaged = cluster.worker("--no-nanny")
     client = places.connect(str(cluster.file))
     client.wait_for_workers(1)
+    (address,) = places.workers_of(client)
+    many = tasks(25, 0, sweep_tasks.damaged_on, damaged.pid, 0.6)
+    with pytest.raises(SweepError, match=rf"is not what was written there \(on {address}\)$"):
+        run(many[:1], str(cluster.file))
     cluster.worker("--no-nanny")
     client.wait_for_workers(2)
-    found = run(tasks(12, 0, sweep_tasks.damaged_on, damaged.pid), str(cluster.file))
-    assert {table.pid.item() for table in found}.isdisjoint({damaged.pid})
+    for first in range(1, 25, 4):  # in most, the damaged worker is soon idle and takes what the other waits with
+        found = run(many[first : first + 4], str(cluster.file))
+        assert {table.pid.item() for table in found}.isdisjoint({damaged.pid})
 
 
 def test_client_of_ones_own_is_measured_with_and_left_open(cluster, own_cache):
