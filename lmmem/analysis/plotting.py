@@ -48,6 +48,8 @@ NAMED = {
     "natural text": COLORBLIND[1],
     # Passages that are known to be there beside their nulls; probes.
     **{"true": COLORBLIND[3], "alternative": COLORBLIND[7]},
+    **{"known, true text": COLORBLIND[3], "known, own words": COLORBLIND[1]},
+    **{"never seen, true text": "0.2", "never seen, own words": "0.65"},
     **{"there": COLORBLIND[3], "treated alike": "0.2", "untouched": "0.65", "unexposed": "0.45", "not met": "0.45"},
     **{"relearning": COLORBLIND[3], "likelihood": COLORBLIND[2]},
     # Workers of simulated sweeps.

@@ -152,7 +152,8 @@ def clustered(values: ArrayLike, exposed: ArrayLike, blocks: ArrayLike, clusters
     values, groups = _clustered("a difference", clusters, values=values)
     side, block, _ = _sides(exposed, blocks, len(values))
     kept = block >= 0
-    values, side, block, groups = values[kept], side[kept], block[kept], groups[kept]
+    values, side, block = values[kept], side[kept], block[kept]
+    groups = pd.factorize(groups[kept])[0]  # clusters of which nothing is left do not count
     of_side = [len(np.unique(groups[which])) for which in (side, ~side)]
     if min(of_side) < 2:
         raise ValueError(f"a difference needs two clusters or more of exposed and of twins; got {of_side}")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pandas as pd
 from scipy import stats
 
-from lmmem.analysis import detection, extraction, hidden
+from lmmem.analysis import detection, extraction, hidden, own_words
 from lmmem.analysis.prose import MINUS
 from lmmem.analysis.randomisation import compare_arms
 from lmmem.analysis.recognition import SCORES
@@ -23,6 +23,7 @@ from lmmem.analysis.statistics import LEVEL, Interval, interval
 __all__ = [
     "answer",
     "areas",
+    "beside_own_words",
     "by_noise",
     "by_sampling",
     "by_text",
@@ -33,7 +34,9 @@ __all__ = [
     "samples_needed",
     "savings",
     "told_noise",
+    "told_own_words",
     "told_savings",
+    "words_learning",
 ]
 
 LABELS = {"smollm2-135m-instruct": "SmolLM2", "gemma-3-270m": "Gemma"}
@@ -55,6 +58,8 @@ class Measured(Protocol):
     def extraction(self) -> pd.DataFrame: ...
     @property
     def relearned(self) -> pd.DataFrame: ...
+    @property
+    def own_words(self) -> pd.DataFrame: ...
     @property
     def record(self) -> Mapping[str, Any]: ...
 
@@ -145,6 +150,45 @@ def told_savings(saved: pd.DataFrame) -> pd.DataFrame:
     return told.set_index(saved.model.map(_label).rename("model"))
 
 
+def beside_own_words(models: Models, value: str = "tokens", seed: int = 0) -> pd.DataFrame:
+    """What teaching saves beside the models' own words; as :func:`lmmem.analysis.own_words.savings`, and model."""
+    found = [own_words.savings(of.own_words, value=value, seed=seed).assign(model=name) for name, of in models.items()]
+    return pd.concat(found, ignore_index=True)
+
+
+def told_own_words(models: Models, found: pd.DataFrame, nats: pd.DataFrame) -> pd.DataFrame:
+    """Savings beside the models' own words as a table to read, a line a figure, a column a model.
+
+    Parameters
+    ----------
+    models : by name. found, nats : as :func:`beside_own_words` gives them, with value "tokens" and "nats".
+    """
+    columns = {}
+    for name, of in models.items():
+        lines = [table[table.model == name] for table in (found, nats)]
+        told = own_words.told(lines[0]).join(own_words.told_checks(*lines))
+        levels = own_words.told_levels(lines[0], lines[0]).drop(columns="beside twins")
+        sought = of.record["own_words"]["sought"]
+        columns[_label(name)] = (
+            levels.join(told).assign(**{"sought": sought[KNOWN], "sought, null": sought[NEVER]}).iloc[0]
+        )
+    order = ["sought", "sought, null", "n", "n null", "kl-LD before", "of own words", "true text", "own words"]
+    order += ["beside own words", "of the null", "beyond the null", "A/A", "nats", "verdict"]
+    return pd.DataFrame(columns).loc[order].astype(str)
+
+
+def words_learning(models: Models) -> pd.DataFrame:
+    """kl-LD after each presentation of the truth and of the models' own words, of the known and of the never seen.
+
+    Returns
+    -------
+    As :func:`lmmem.analysis.own_words.curves`, a column model, and in the place of kind and continuation what.
+    """
+    found = pd.concat([own_words.curves(of.own_words).assign(model=_label(name)) for name, of in models.items()])
+    there = found.kind.map({"known": "known", "never there": "never seen"})
+    return found.assign(what=there + ", " + found.continuation.map({"true": "true text", "alternative": "own words"}))
+
+
 def by_sampling(models: Models, seed: int = 0) -> pd.DataFrame:
     """Tokens that the best of the samples gains, of passages beyond twins.
 
@@ -217,31 +261,41 @@ def opening(models: Models) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame) -> dict[str, object]:
-    """What the page opens with: rules 18 and 19 of the plan, in words.
+def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.DataFrame) -> dict[str, object]:
+    """What the page opens with: rules 18, 19 and 22 of the plan, in words.
 
     Parameters
     ----------
-    models : by name. gains : as :func:`by_noise` gives it. saved : as :func:`savings` gives it.
+    models : by name. gains : as :func:`by_noise` gives it. saved : as :func:`savings` gives it. beside : as
+        :func:`beside_own_words` gives it.
 
     Returns
     -------
-    noise (in the fresh half), relearning : tokens beyond twins, of each model, as text; finds, saves : of which models
-    that is shown (of noise with Bonferroni's bound over models and sigmas); n : passages.
+    noise (in the fresh half), relearning : tokens beyond twins, of each model, as text; words : tokens beside own
+    words, beyond the null; finds, saves, tells : of which models that is shown (of noise with Bonferroni's bound over
+    models and sigmas, of own words over models); n : passages.
     """
-    clusters = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
+    texts = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
+    taught = min(of.own_words.groupby("arm", observed=True).file.nunique().min() for of in models.values())
     fresh = gains[gains.score == "fresh half"]
-    wider = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(fresh), clusters - 1) / stats.t.ppf((1 + LEVEL) / 2, clusters - 1)
-    shown = fresh.model[fresh.estimate - wider * (fresh.estimate - fresh.low) > 0].tolist()
     found, beyond = (saved.model[saved.verdict.str.startswith(words)].tolist() for words in ("found", "found, beyond"))
+    told = beside[(beside.verdict == own_words.FOUND) & _above(beside, taught)].model.tolist()
     return {
         "noise": _intervals(fresh),
-        "finds": _shown(shown, list(models), "noise finds more than luck"),
+        "finds": _shown(fresh.model[_above(fresh, texts)].tolist(), list(models), "noise finds more than luck"),
         "relearning": _intervals(saved),
         "saves": _shown(found, list(models), "teaching them again saves more than of twins")
         + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
+        "words": _intervals(beside),
+        "tells": _shown(told, list(models), "it saves more than of the model's own words"),
         "n": int(saved.n.min()),
     }
+
+
+def _above(lines: pd.DataFrame, clusters: int) -> pd.Series:
+    """Of each line whether its interval, widened by Bonferroni's bound over all of them, lies above 0."""
+    usual, all_of_them = (stats.t.ppf(1 - (1 - LEVEL) / 2 / n, clusters - 1) for n in (1, len(lines)))
+    return lines.estimate - all_of_them / usual * (lines.estimate - lines.low) > 0
 
 
 def provenance(models: Models) -> str:
@@ -252,7 +306,8 @@ def provenance(models: Models) -> str:
         told.append(
             f"{name} ({record['package']}, {record['terms']}, SHA-256 {record['sha256'][:16]}.., stored as "
             f"{record['quantisation']}), {record['dtype']}; scanned {_with(record['scan']['environment'])}; the "
-            f"passages asked {_with(record['environment'])}"
+            f"passages asked {_with(record['environment'])}; taught beside its own words "
+            f"{_with(record['own_words']['environment'])}"
         )
     return ". ".join(told)
 

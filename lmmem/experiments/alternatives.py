@@ -102,6 +102,29 @@ def alternatives(
     rows = study.tokens(sequences)
     alone = _alone(rows)
     sequences, rows = sequences[alone].reset_index(drop=True), rows[alone]
+    candidates = _candidates(study, sequences, rows, met, temperatures, samples)
+    near = candidates[candidates.unlike <= width].sort_values(["of", "farther", "unlike"], kind="stable")
+    if near.empty:
+        raise ValueError(
+            f"no sample of {len(sequences)} sequences is as likely as the truth within {width:g} nats per token and "
+            "new: give more samples, or temperatures nearer to it"
+        )
+    return _both(sequences, rows, near.groupby("of").head(1), study.seed)
+
+
+def _candidates(
+    study: Asked,
+    sequences: pd.DataFrame,
+    rows: np.ndarray,
+    met: np.ndarray,
+    temperatures: Sequence[float],
+    samples: int,
+) -> pd.DataFrame:
+    """What the model says itself that is new and far from the truth.
+
+    Columns of (the place of its sequence), tokens ((96,), with the prompt), unlike (its loss apart from the truth's,
+    nats per token), farther (tokens that it is farther from, or nearer to, what is said greedily than the truth is).
+    """
     prompts, truth = split(rows)
     sampled = study.sampled(sequences, temperatures=temperatures, samples=samples, keep_tokens=True)
     said = np.stack([*sampled.said])
@@ -109,32 +132,33 @@ def alternatives(
     far = sampled.kl_ld.to_numpy() >= APART
     new = np.all([count_repeats(said, of_old, n=LEAST) == 0 for of_old in (truth, met) if len(of_old)], axis=0)
     said, of = said[far & new], of[far & new]
-    tokens = np.concatenate([prompts[of], said], axis=1)  # (candidates, 96)
+    tokens = np.concatenate([prompts[of], said], axis=1)
     loss = study.likelihood(sequences).cross_entropy.to_numpy()
     own = study.likelihood(study.sequences(tokens=tokens, prefix=prefix_of(sequences))).cross_entropy.to_numpy()
-    unlike = np.abs(own - loss[of])
     greedy = study.greedy(sequences, keep_tokens=True)
     from_greedy = levenshtein(np.stack([*greedy.said])[of], said)
-    candidates = pd.DataFrame(
-        {"of": of, "unlike": unlike, "farther": np.abs(from_greedy - greedy.kl_ld.to_numpy()[of])}
+    return pd.DataFrame(
+        {
+            "of": of,
+            "tokens": list(tokens),
+            "unlike": np.abs(own - loss[of]),
+            "farther": np.abs(from_greedy - greedy.kl_ld.to_numpy()[of]),
+        }
     )
-    chosen = candidates[unlike <= width].sort_values(["farther", "unlike"], kind="stable").groupby("of").head(1)
-    if chosen.empty:
-        raise ValueError(
-            f"no sample of {len(sequences)} sequences is as likely as the truth within {width:g} nats per token and "
-            "new: give more samples, or temperatures nearer to it"
-        )
-    chosen = chosen.sort_values("of")
+
+
+def _both(sequences: pd.DataFrame, rows: np.ndarray, chosen: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Sequences with their true continuation and with the alternative that was chosen, as :func:`alternatives`."""
     places = chosen.of.to_numpy()
     passages = sequences.iloc[places].drop(columns="tokens", errors="ignore").rename(columns={"index": "passage"})
     if "tokens" not in sequences:
         passages["row"] = passages.passage
-    first = _first(passages, study.seed)
-    both = {TRUE: rows[places], ALTERNATIVE: tokens[chosen.index]}
+    first = _first(passages, seed)
+    both = {TRUE: list(rows[places]), ALTERNATIVE: [*chosen.tokens]}
     table = pd.concat(
         [
-            passages.assign(tokens=list(ids), continuation=name, run=np.where(first == (name == TRUE), 0, 1))
-            for name, ids in both.items()
+            passages.assign(tokens=tokens, continuation=name, run=np.where(first == (name == TRUE), 0, 1))
+            for name, tokens in both.items()
         ],
         ignore_index=True,
     )

@@ -114,6 +114,17 @@ def test_difference_is_that_of_the_permutation_test():
     assert difference.n == test.n == 16
 
 
+def test_lines_of_blocks_with_one_side_change_no_interval_and_nor_does_the_order_of_lines():
+    table = passages(spread_4=1.0)
+    table = table[table.arm != "elsewhere 0"].assign(met=lambda of: of.presentations > 0)
+    lonely = table[~table.met].assign(block=-1, file=[f"other {number}" for number in range((~table.met).sum())])
+    whole = chance.cluster_difference(table.bits, table.met, table.block, table.file)
+    for seed in range(5):
+        both = pd.concat([lonely, table]).sample(frac=1, random_state=seed)
+        found = chance.cluster_difference(both.bits, both.met, both.block, both.file)
+        np.testing.assert_allclose(found, whole)
+
+
 @pytest.mark.parametrize(
     ("values", "clusters", "said"),
     [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmmem.analysis import noise, real
+from lmmem.analysis import noise, own_words, real
 from lmmem.analysis.recognition import SCORES
 from lmmem.analysis.scan import WORDS
 
@@ -16,8 +16,16 @@ PAIRS, TEXTS, DRAWS, ROUNDS = 24, 12, 12, 6
 NAMES = ["one", "two"]
 
 
-def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, seed: int = 0) -> SimpleNamespace:
-    """A model: passages gain so many tokens under any noise, and are so many ahead from the first presentation on."""
+ARMS = {"spread 64": "known 1", "spread 0": "never seen 0"}
+
+
+def simulated(
+    *, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, beside: float = 0.0, seed: int = 0
+) -> SimpleNamespace:
+    """A model: passages gain so many tokens under any noise, and are so many ahead from the first presentation on.
+
+    beside : tokens that true text is ahead of the model's own words, beyond what it is where nothing is there.
+    """
     rng = np.random.default_rng(seed)
     there = np.arange(2 * PAIRS) < PAIRS
     passages = pd.DataFrame({"index": range(2 * PAIRS), "arm": np.where(there, "known 1", "never seen 0")})
@@ -48,22 +56,27 @@ def simulated(*, gain: float = 0.0, saved: float = 0.0, likelier: float = 0.0, s
     control = windows.assign(text=0, token=64 * np.arange(60), recited=0, cross_entropy=windows.cross_entropy * 5)
     scan = SimpleNamespace(windows=windows, control=control, changed=None, of="", chosen=False, left_out=0, seed=0)
     made = {"processor": "a processor", "lmmem": "1", "commit": "c", "torch": "2", "transformers": "5", "date": "now"}
+    own = own_words.simulated(beside, passages=20, twins=20, rounds=4, seed=seed).assign(block=0)
+    own["arm"] = own.arm.map(ARMS)
     record = {"package": "p 1.0", "terms": "free", "sha256": "ab" * 32, "quantisation": "Q4", "dtype": "float32"}
     return SimpleNamespace(
-        **{"scan": scan, "passages": passages, "noise": tries, "relearned": again},
+        **{"scan": scan, "passages": passages, "noise": tries, "relearned": again, "own_words": own},
         sampled=tries[tries.sigma == 0.001].rename(columns={"draw": "sample"}).assign(temperature=0.6),
-        record=record | {"environment": made, "scan": {"environment": made | {"date": "2026-11-27"}, "texts": NAMES}},
+        record=record
+        | {"environment": made, "scan": {"environment": made | {"date": "2026-11-27"}, "texts": NAMES}}
+        | {"own_words": {"environment": made, "sought": {"known 1": 26, "never seen 0": 25}}},
     )
 
 
 def answered(**models) -> dict[str, object]:
-    return real.answer(models, real.by_noise(models), real.savings(models))
+    return real.answer(models, real.by_noise(models), real.savings(models), real.beside_own_words(models))
 
 
 def test_nothing_is_said_to_be_found_where_nothing_was_planted():
     said = answered(one=simulated(seed=1), two=simulated(seed=2))
     assert said["finds"] == "it is not shown of any that noise finds more than luck"
     assert said["saves"] == "it is not shown of any that teaching them again saves more than of twins"
+    assert said["tells"] == "it is not shown of any that it saves more than of the model's own words"
     assert said["n"] == PAIRS
 
 
@@ -94,19 +107,48 @@ def test_noise_is_clustered_by_text():
 
 def test_rule_18_asks_more_of_four_intervals_than_of_one():
     models = {"one": simulated(seed=1), "two": simulated(seed=2)}
-    gains = real.by_noise(models)
+    gains, others = real.by_noise(models), (real.savings(models), real.beside_own_words(models))
     gains["estimate"], gains["low"], gains["high"] = 1.0, 0.05, 1.95
-    said = real.answer(models, gains, real.savings(models))
+    said = real.answer(models, gains, *others)
     assert said["finds"] == "it is not shown of any that noise finds more than luck"
     gains["low"] = 0.5
-    assert real.answer(models, gains, real.savings(models))["finds"] == "noise finds more than luck in one and two"
+    assert real.answer(models, gains, *others)["finds"] == "noise finds more than luck in one and two"
 
 
 def test_noise_that_finds_nothing_is_seldom_said_to_find():
-    saved = real.savings({"one": simulated(seed=0)})
+    others = real.savings({"one": simulated(seed=0)}), real.beside_own_words({"one": simulated(seed=0)})
     models = [{"one": simulated(seed=seed)} for seed in range(10, 30)]
-    told = [str(real.answer(model, real.by_noise(model), saved)["finds"]) for model in models]
+    told = [str(real.answer(model, real.by_noise(model), *others)["finds"]) for model in models]
     assert sum(not words.startswith("it is not") for words in told) <= 3  # 1 is expected, two-sided
+
+
+def test_what_is_ahead_of_a_models_own_words_is_found_where_it_was_planted():
+    models = {"one": simulated(seed=1), "two": simulated(beside=15.0, seed=2)}
+    assert answered(**models)["tells"] == (
+        "it saves more than of the model's own words in two, which is not shown of one"
+    )
+    found, nats = real.beside_own_words(models), real.beside_own_words(models, value="nats")
+    table = real.told_own_words(models, found, nats)
+    assert table.loc["verdict"].tolist() == ["not established", "found"]
+    assert table.loc[["sought", "sought, null", "n", "n null"], "two"].tolist() == ["26", "25", "20", "20"]
+    assert float(table.loc["beyond the null", "two"].split()[0]) == pytest.approx(found.estimate[1], abs=0.05)
+    curves = real.words_learning(models)
+    ahead = curves[curves.presentation == 4].set_index(["model", "what"]).estimate
+    assert ahead["two", "known, own words"] - ahead["two", "known, true text"] > 10
+    assert set(curves.what) == {
+        f"{of}, {what}" for of in ("known", "never seen") for what in ("true text", "own words")
+    }
+
+
+def test_own_words_are_asked_more_of_two_models_than_of_one():
+    models = {"one": simulated(seed=1), "two": simulated(seed=2)}
+    gains, saved, beside = real.by_noise(models), real.savings(models), real.beside_own_words(models)
+    beside = beside.assign(estimate=5.0, low=0.2, high=9.8, verdict="found")
+    assert real.answer(models, gains, saved, beside)["tells"].startswith("it is not shown of any")
+    beside["low"], beside["high"] = 2.0, 8.0
+    assert real.answer(models, gains, saved, beside)["tells"].endswith("in one and two")
+    beside["verdict"] = "A/A excludes 0: no verdict"
+    assert real.answer(models, gains, saved, beside)["tells"].startswith("it is not shown of any")
 
 
 def test_texts_are_told_one_by_one_and_last_the_control():
@@ -168,4 +210,5 @@ def test_provenance_names_package_weights_and_code():
         "one (p 1.0, free, SHA-256 abababababababab.., stored as Q4), float32; scanned 2026-11-27 on a processor"
         in said
     )
-    assert "; the passages asked " in said and said.count("by lmmem 1 c, torch") == 2
+    assert "; the passages asked " in said and "; taught beside its own words now on a processor" in said
+    assert said.count("by lmmem 1 c, torch") == 3
