@@ -68,9 +68,9 @@ class Size(NamedTuple):
 
     pairs : of passages and twins. candidates : for twins. natural : rows of prose that are taught beside passages.
     draws, samples, presentations : of noise, of sampling, of teaching. stride, most : of a scan, in tokens, and tokens
-    of a text. sought, tries, own, rounds : windows of known and of never-seen texts, as many of each, for which the
-    model's own words are looked for; samples of these at each of five temperatures; windows of each that are taught at
-    most, and how often. costs : of noise, in nats per token.
+    of a text. sought, tries, own, rounds : pairs for which the model's own words are looked for; samples of these at
+    each of five temperatures; passages, and twins, that are taught at most, and how often. costs : of noise, in nats
+    per token.
     """
 
     pairs: int
@@ -111,8 +111,8 @@ class Measured(NamedTuple):
     passages : a line a passage: arm ("known 1", "never seen 0"), block (the pair), file (the text), genre, and the
         columns of ``Study.greedy`` and ``Study.scores``.
     noise, sampled, extraction, relearned : as the measurements of :class:`lmmem.Study` of that name.
-    own_words : as ``Study.relearned`` of ``Study.alternatives``, of other passages: a line a passage, continuation and
-        presentation.
+    own_words : as ``Study.relearned`` of ``Study.alternatives``, of as many such passages as have one: a line a
+        passage, continuation and presentation.
     record : model, package, sha256, quantisation, dtype and the environment; "scan", the same of the scan, and texts
         and genres; "own_words", the same of these, and for how many windows of each arm words were sought and there.
     """
@@ -220,16 +220,17 @@ def _pairs(study: Study, size: Size, package: Packaged) -> Found:
 
 
 def _own_words(study: Study, size: Size, package: Packaged) -> Found:
-    """Windows of known and of never-seen texts, taught with their true continuations and with the model's own."""
+    """Passages of known texts and twins of theirs, taught with their true continuations and with the model's own."""
     known = known_texts()
-    ours, theirs = _sides(study, known, own_texts(), size)
-    never, natural = _candidates(theirs, size.sought, size.natural, study.seed)
-    asked = _compared(_in_turn(ours, "file", study.seed).head(size.sought), never).assign(block=0)
+    asked, natural = passages(study, known, own_texts(), size._replace(pairs=size.sought))
+    asked = asked.assign(block=0).sample(frac=1, random_state=study.seed)  # by chance, who is left where not all are
     beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
     study = Study(study.model, dtype="float32", data=beside)
     heads = [_head(study, text.text, size.most) for text in known]
-    met = np.stack([*study.text_sequences(heads, stride=WINDOW - LEAST + 1).tokens])  # with every run of 16 tokens
+    met = np.stack([*study.text_sequences(heads, stride=1).tokens])  # with every run of 16 tokens
     both = study.alternatives(asked, avoid=met, samples=size.tries)
+    if missing := sorted({KNOWN, NEVER} - set(both.arm)):
+        raise ValueError(f"{study.model} says nothing as likely as any window of {' and '.join(missing)}")
     taught = both[both.groupby(["arm", "continuation", "run"]).cumcount() < size.own // 2]
     found = study.relearned(taught, presentations=size.rounds, learning_rate=package.rate_own)
     counted = {"sought": asked, "there": both.drop_duplicates("passage")}
@@ -284,9 +285,14 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
         text), genre, z_complexity, cross_entropy_before (nats per token).
     natural : (m, 96) windows of never-seen prose, none of them a candidate.
     """
-    ours, theirs = _sides(study, known, never, size)
+    ours = _windows(study, known, size.most)
+    theirs = _windows(study, never)
+    theirs = theirs[count_repeats(np.stack([*theirs.tokens]), np.stack([*ours.tokens]), n=LEAST) == 0]
     chosen = _in_turn(ours, "file", study.seed).head(size.pairs)
-    candidates, natural = _candidates(theirs, size.candidates, size.natural, study.seed)
+    prose, code = (_in_turn(theirs[theirs.genre == genre], "file", study.seed) for genre in ("prose", "code"))
+    natural = np.stack([*prose.tail(size.natural).tokens])
+    half = size.candidates // 2
+    candidates = pd.concat([prose.head(-size.natural).head(half), code.head(size.candidates - half)])
     both = pd.concat([chosen, candidates], ignore_index=True)
     both["index"] = range(len(both))
     both["cross_entropy_before"] = study.likelihood(both[["index", "tokens", "prefix"]]).cross_entropy.to_numpy()
@@ -294,32 +300,13 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
     values = (scale / scale.std()).to_numpy()  # (sequences, 2)
     apart = np.abs(values[: len(chosen), None] - values[None, len(chosen) :]).sum(axis=2)
     _, twins = linear_sum_assignment(apart)
-    pairs = _compared(both.iloc[: len(chosen)], both.iloc[len(chosen) + twins])
-    return pairs.assign(block=np.tile(np.arange(len(chosen)), 2)), natural
-
-
-def _sides(study: Study, known: list[Text], never: list[Text], size: Size) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Windows of known texts, and of never-seen ones those that share no run of 16 tokens with one of them."""
-    ours, theirs = _windows(study, known, size.most), _windows(study, never)
-    return ours, theirs[count_repeats(np.stack([*theirs.tokens]), np.stack([*ours.tokens]), n=LEAST) == 0]
-
-
-def _candidates(theirs: pd.DataFrame, n: int, natural: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """As many never-seen windows, half prose and half code; and (natural, 96) other windows of prose."""
-    prose, code = (_in_turn(theirs[theirs.genre == genre], "file", seed) for genre in ("prose", "code"))
-    return pd.concat([prose.head(-natural).head(n // 2), code.head(n - n // 2)]), np.stack(
-        [*prose.tail(natural).tokens]
-    )
-
-
-def _compared(known: pd.DataFrame, never: pd.DataFrame) -> pd.DataFrame:
-    """Both as one table of sequences, numbered anew, with arm, group and presentations."""
-    there = np.arange(len(known) + len(never)) < len(known)
+    pairs = both.iloc[[*range(len(chosen)), *(len(chosen) + twins)]].reset_index(drop=True)
+    there = np.arange(len(pairs)) < len(chosen)
     arm = np.where(there, KNOWN, NEVER)
-    both = pd.concat([known, never], ignore_index=True)
-    return both.assign(
-        index=range(len(both)), arm=arm, group=[one[:-2] for one in arm], presentations=there.astype(int)
-    )
+    block = np.tile(np.arange(len(chosen)), 2)
+    return pairs.assign(
+        index=range(len(pairs)), arm=arm, group=[one[:-2] for one in arm], presentations=there.astype(int), block=block
+    ), natural
 
 
 def _windows(study: Study, texts: list[Text], most: int | None = None) -> pd.DataFrame:

@@ -37,7 +37,7 @@ DEATHS = 20  # of workers while a measurement was theirs: then it is what ends t
 AHEAD = 2  # tasks that a worker has at most, the one it does included
 PATIENCE = 2  # seconds between two looks at which workers there are
 FETCH = 60  # seconds to wait for a table that has been measured
-WHERE = "lmmem_worker"  # the attribute of an error that tells on which worker it was raised
+WHERE = "lmmem_worker"  # the attribute of a measurement's error that tells on which worker it was raised
 
 
 class BadInputError(ValueError):
@@ -314,7 +314,8 @@ def _measure_on_worker(
         try:
             return measure_part(part, functools.partial(measure, *arguments))
         except Exception as error:
-            vars(error)[WHERE] = get_worker().address
+            with suppress(ValueError):  # called by no worker
+                vars(error)[WHERE] = get_worker().address
             raise
 
 

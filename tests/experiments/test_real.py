@@ -120,8 +120,31 @@ def test_a_step_measured_anew_leaves_the_tables_of_the_other_as_they_were(study,
     assert "copied" in found.scan.windows and found.record["costs"].keys() == {"0.3"}
     own = found.own_words
     assert found.record["own_words"]["sought"] == {"known 1": 3, "never seen 0": 3}
-    assert set(own.continuation) == {"true", "alternative"} and set(own.presentation) == {0, 1}
-    assert own[own.continuation == "true"].groupby("arm").passage.nunique().between(1, 2).all()
+    assert own.groupby("arm").passage.nunique().reindex(["known 1", "never seen 0"]).between(1, 2).all()
+    each = own.groupby(["passage", "presentation"])
+    assert each.continuation.agg(set).map(len).eq(2).all() and each.run.agg(set).map(len).eq(2).all()
+    assert each.size().eq(2).all() and set(own.presentation) == {0, 1}
+
+
+def test_own_words_hold_no_run_of_a_known_text_to_its_end(study, monkeypatch):
+    """What is avoided, as the step of own words gives it."""
+    asked = {}
+
+    def alternatives(self, sequences, *, avoid, samples):
+        asked.update(sequences=sequences, avoid=avoid)
+        return sequences.assign(arm=real.KNOWN)
+
+    monkeypatch.setattr(lmmem.Study, "alternatives", alternatives)
+    organism = str(max(data_folder(study.model).parent.glob("step-*")))
+    size = MINI._replace(most=150, sought=4)
+    with pytest.raises(ValueError, match="says nothing as likely as any window of never seen 0"):
+        real._own_words(lmmem.Study(organism), size, real.Packaged("torch", "ours", real._within, 5e-4, 5e-4))
+    assert sorted(asked["sequences"].arm) == ["known 1"] * 4 + ["never seen 0"] * 4
+    assert asked["sequences"].arm.tolist() != sorted(asked["sequences"].arm)
+    for text in real.known_texts():
+        ids = np.asarray(study.tokenizer(real._head(study, text.text, 150)).input_ids)
+        runs = np.lib.stride_tricks.sliding_window_view(ids, 16)
+        assert len(runs) > 80 and (count_repeats(runs, asked["avoid"], n=16) > 0).all()
 
 
 def test_command_refuses_a_model_that_there_is_not(capsys):
