@@ -167,12 +167,18 @@ def told_own_words(models: Models, found: pd.DataFrame, nats: pd.DataFrame) -> p
     for name, of in models.items():
         lines = [table[table.model == name] for table in (found, nats)]
         told = own_words.told(lines[0]).join(own_words.told_checks(*lines))
-        levels = own_words.told_levels(lines[0], lines[0]).drop(columns="beside twins")
-        sought = of.record["own_words"]["sought"]
-        columns[_label(name)] = (
-            levels.join(told).assign(**{"sought": sought[KNOWN], "sought, null": sought[NEVER]}).iloc[0]
-        )
-    order = ["sought", "sought, null", "n", "n null", "kl-LD before", "of own words", "true text", "own words"]
+        levels = own_words.told_levels(lines[0], lines[0])
+        before = of.own_words[of.own_words.presentation == 0].groupby("arm", observed=True).cross_entropy.mean()
+        counts = {
+            f"{label}{of_null}": of.record["own_words"][label][arm]
+            for label in ("sought", "there")
+            for arm, of_null in ((KNOWN, ""), (NEVER, ", null"))
+        }
+        losses = {"loss": f"{before[KNOWN]:.2f}", "loss, null": f"{before[NEVER]:.2f}"}
+        (line,) = told.join(levels).to_dict("records")
+        columns[_label(name)] = line | counts | losses
+    order = ["sought", "sought, null", "there", "there, null", "n", "n null", "loss", "loss, null", "kl-LD before"]
+    order += ["of own words", "true text", "own words", "null's own words"]
     order += ["beside own words", "of the null", "beyond the null", "A/A", "nats", "verdict"]
     return pd.DataFrame(columns).loc[order].astype(str)
 
@@ -182,7 +188,7 @@ def words_learning(models: Models) -> pd.DataFrame:
 
     Returns
     -------
-    As :func:`lmmem.analysis.own_words.curves`, a column model, and in the place of kind and continuation what.
+    As :func:`lmmem.analysis.own_words.curves`, and model, and what (kind and continuation in words).
     """
     found = pd.concat([own_words.curves(of.own_words).assign(model=_label(name)) for name, of in models.items()])
     there = found.kind.map({"known": "known", "never there": "never seen"})
@@ -273,7 +279,7 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
     -------
     noise (in the fresh half), relearning : tokens beyond twins, of each model, as text; words : tokens beside own
     words, beyond the null; finds, saves, tells : of which models that is shown (of noise with Bonferroni's bound over
-    models and sigmas, of own words over models); n : passages.
+    models and sigmas, of own words over models); n, n_words : passages, of each model and beside own words.
     """
     texts = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
     taught = min(of.own_words.groupby("arm", observed=True).file.nunique().min() for of in models.values())
@@ -287,8 +293,9 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
         "saves": _shown(found, list(models), "teaching them again saves more than of twins")
         + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
         "words": _intervals(beside),
-        "tells": _shown(told, list(models), "it saves more than of the model's own words"),
+        "tells": _shown(told, list(models), "it saves more of the truth than of own words by more than in twins"),
         "n": int(saved.n.min()),
+        "n_words": " and ".join(map(str, beside.n)),
     }
 
 

@@ -16,6 +16,7 @@ PAIRS, TEXTS, DRAWS, ROUNDS = 24, 12, 12, 6
 NAMES = ["one", "two"]
 
 
+SOUGHT = {"known 1": 26, "never seen 0": 25}
 ARMS = {"spread 64": "known 1", "spread 0": "never seen 0"}
 
 
@@ -64,7 +65,7 @@ def simulated(
         sampled=tries[tries.sigma == 0.001].rename(columns={"draw": "sample"}).assign(temperature=0.6),
         record=record
         | {"environment": made, "scan": {"environment": made | {"date": "2026-11-27"}, "texts": NAMES}}
-        | {"own_words": {"environment": made, "sought": {"known 1": 26, "never seen 0": 25}}},
+        | {"own_words": {"environment": made, "sought": SOUGHT, "there": {"known 1": 21, "never seen 0": 22}}},
     )
 
 
@@ -76,7 +77,10 @@ def test_nothing_is_said_to_be_found_where_nothing_was_planted():
     said = answered(one=simulated(seed=1), two=simulated(seed=2))
     assert said["finds"] == "it is not shown of any that noise finds more than luck"
     assert said["saves"] == "it is not shown of any that teaching them again saves more than of twins"
-    assert said["tells"] == "it is not shown of any that it saves more than of the model's own words"
+    assert (
+        said["tells"]
+        == "it is not shown of any that it saves more of the truth than of own words by more than in twins"
+    )
     assert said["n"] == PAIRS
 
 
@@ -125,12 +129,13 @@ def test_noise_that_finds_nothing_is_seldom_said_to_find():
 def test_what_is_ahead_of_a_models_own_words_is_found_where_it_was_planted():
     models = {"one": simulated(seed=1), "two": simulated(beside=15.0, seed=2)}
     assert answered(**models)["tells"] == (
-        "it saves more than of the model's own words in two, which is not shown of one"
+        "it saves more of the truth than of own words by more than in twins in two, which is not shown of one"
     )
     found, nats = real.beside_own_words(models), real.beside_own_words(models, value="nats")
     table = real.told_own_words(models, found, nats)
     assert table.loc["verdict"].tolist() == ["not established", "found"]
-    assert table.loc[["sought", "sought, null", "n", "n null"], "two"].tolist() == ["26", "25", "20", "20"]
+    counts = ["sought", "sought, null", "there", "there, null", "n", "n null"]
+    assert table.loc[counts, "two"].tolist() == ["26", "25", "21", "22", "20", "20"]
     assert float(table.loc["beyond the null", "two"].split()[0]) == pytest.approx(found.estimate[1], abs=0.05)
     curves = real.words_learning(models)
     ahead = curves[curves.presentation == 4].set_index(["model", "what"]).estimate
