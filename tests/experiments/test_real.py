@@ -166,11 +166,14 @@ def test_readme_says_what_was_measured_of_real_models():
     gains, saved = told.by_noise(models), told.savings(models)
     fresh = [Interval(*ends).brief(1) for ends in gains[gains.score == "fresh half"][[*Interval._fields]].to_numpy()]
     again = [Interval(*ends).brief(1) for ends in saved[[*Interval._fields]].to_numpy()]
+    beside = told.beside_own_words(models)
+    words = [Interval(*ends).brief(1) for ends in beside[[*Interval._fields]].to_numpy()]
     scan = models["gemma-3-270m"].scan
     for said in (
         f"Gemma {scan.windows.cross_entropy.mean():.2f} nats per token against {scan.control.cross_entropy.mean():.2f}",
         f"{fresh[0]} and {fresh[1]} tokens of SmolLM2, {fresh[2]} and {fresh[3]} of Gemma",
         f"saves {again[0]} and {again[1]} ({saved.n[0]} passages of each",
+        f"{words[0]} and {words[1]} (n = {beside.n[0]} and {beside.n[1]})",
     ):
         assert said in readme
 
