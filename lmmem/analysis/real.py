@@ -278,8 +278,9 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
     Returns
     -------
     noise (in the fresh half), relearning : tokens beyond twins, of each model, as text; words : tokens beside own
-    words, beyond the null; finds, saves, tells : of which models that is shown (of noise with Bonferroni's bound over
-    models and sigmas, of own words over models); n, n_words : passages, of each model and beside own words.
+    words, beyond twins; null : the same of twins alone; finds, saves, tells : of which models that is shown (of noise
+    with Bonferroni's bound over models and sigmas, of own words over models); n : passages; n_words : passages and
+    twins that were taught beside own words.
     """
     texts = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
     taught = min(of.own_words.groupby("arm", observed=True).file.nunique().min() for of in models.values())
@@ -294,8 +295,9 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
         + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
         "words": _intervals(beside),
         "tells": _shown(told, list(models), "it saves more of the truth than of own words by more than in twins"),
+        "null": _intervals(beside.assign(estimate=beside.null_mean, low=beside.null_low, high=beside.null_high)),
         "n": int(saved.n.min()),
-        "n_words": " and ".join(map(str, beside.n)),
+        "n_words": ", ".join(f"{of.n} and {of.n_null} ({_label(str(of.model))})" for of in beside.itertuples()),
     }
 
 

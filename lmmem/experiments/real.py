@@ -23,7 +23,7 @@ from lmmem.corpora.corpus import Corpus
 from lmmem.experiments.kept import RESULTS
 from lmmem.experiments.scan import Scan, windows_of
 from lmmem.experiments.study import Study
-from lmmem.experiments.texts import Text, known_texts, own_prose, own_texts
+from lmmem.experiments.texts import Text, known_texts, own_prose, own_texts, reference
 from lmmem.measures.repeats import count_repeats
 from lmmem.measures.runs import LEAST
 from lmmem.models.loading import quantisation, weights_id
@@ -41,7 +41,8 @@ COSTS = (0.03, 0.3)  # nats per token, of noise on text that was never seen
 COST_ROWS = 16  # of which that is told
 TEMPERATURE = 0.6  # of sampling
 TEMPERATURES = (0.25, 0.5, 1.0)  # of exact extraction
-PARTS = ("windows", "control", "changed", "passages", "noise", "sampled", "extraction", "relearned", "own_words")
+PARTS = ("windows", "control", "changed", "passages", "noise", "sampled", "extraction", "relearned")
+OWN = "own_words"  # the part that may be missing
 WORDS = ("tokens", "prefix", "said", "ends")  # columns that hold what a text says, which is others'
 
 
@@ -98,7 +99,7 @@ FULL = Size(
     stride=64,
     most=4_096,
     sought=26,
-    tries=4,
+    tries=8,
     own=20,
     rounds=4,
 )
@@ -112,9 +113,10 @@ class Measured(NamedTuple):
         columns of ``Study.greedy`` and ``Study.scores``.
     noise, sampled, extraction, relearned : as the measurements of :class:`lmmem.Study` of that name.
     own_words : as ``Study.relearned`` of ``Study.alternatives``, of as many such passages as have one: a line a
-        passage, continuation and presentation.
+        passage, continuation and presentation; no lines, if that was not measured.
     record : model, package, sha256, quantisation, dtype and the environment; "scan", the same of the scan, and texts
-        and genres; "own_words", the same of these, and for how many windows of each arm words were sought and there.
+        and genres; "own_words", where they were measured, the same of these, and for how many windows of each arm
+        they were sought and there.
     """
 
     scan: Scan
@@ -222,7 +224,8 @@ def _pairs(study: Study, size: Size, package: Packaged) -> Found:
 def _own_words(study: Study, size: Size, package: Packaged) -> Found:
     """Passages of known texts and twins of theirs, taught with their true continuations and with the model's own."""
     known = known_texts()
-    asked, natural = passages(study, known, own_texts(), size._replace(pairs=size.sought))
+    asked, _ = passages(study, known, own_texts(), size._replace(pairs=size.sought))
+    natural = np.stack([*_in_turn(_windows(study, reference()), "file", study.seed).head(size.natural).tokens])
     asked = asked.assign(block=0).sample(frac=1, random_state=study.seed)  # by chance, who is left where not all are
     beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
     study = Study(study.model, dtype="float32", data=beside)
@@ -234,14 +237,12 @@ def _own_words(study: Study, size: Size, package: Packaged) -> Found:
     taught = both[both.groupby(["arm", "continuation", "run"]).cumcount() < size.own // 2]
     found = study.relearned(taught, presentations=size.rounds, learning_rate=package.rate_own)
     counted = {"sought": asked, "there": both.drop_duplicates("passage")}
-    return {"own_words": found}, {
+    return {OWN: found}, {
         name: {str(arm): int(n) for arm, n in of.arm.value_counts().items()} for name, of in counted.items()
     }
 
 
-STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {
-    **{"scan": _scan, "passages": _pairs, "own_words": _own_words}
-}
+STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {**{"scan": _scan, "passages": _pairs, OWN: _own_words}}
 
 
 def measured(name: str, folder: Path = FOLDER) -> Measured:
@@ -256,11 +257,14 @@ def measured(name: str, folder: Path = FOLDER) -> Measured:
     if missing := [path for path in paths.values() if not path.exists()]:
         raise ValueError(f"{missing[0]} is missing: make real")
     found = {part: _wide(tables.load(path)[0]) for part, path in paths.items()}
-    record, of_scan, of_own = (tables.load(paths[part])[1] for part in ("passages", "windows", "own_words"))
+    record, of_scan = (tables.load(paths[part])[1] for part in ("passages", "windows"))
+    own, of_own = pd.DataFrame(), dict[str, Any]()
+    if (path := folder / name / f"{OWN}.parquet").exists():
+        own, of_own = tables.load(path)
     windows, control, changed = (found.pop(part) for part in ("windows", "control", "changed"))
     told = {"left_out": of_scan["left_out"], "seed": of_scan["seed"]}
     scan = Scan(windows, control, changed, of_scan["texts"], "the prose of lmmem", chosen=False, **told)
-    return Measured(scan, **found, record=record | {"scan": of_scan, "own_words": of_own})
+    return Measured(scan, **found, own_words=_wide(own), record=record | {"scan": of_scan, OWN: of_own})
 
 
 def every(folder: Path = FOLDER) -> dict[str, Measured]:

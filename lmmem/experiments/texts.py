@@ -1,7 +1,7 @@
 """Texts that models are asked about: some that every installation holds and most models have met, some too young.
 
 Licences that the packages of the environment come with, the Zen of Python, chapters of the King James Bible (the extra
-`texts`); and lmmem's own prose and code. Knows no model and no tokenizer.
+`texts`); lmmem's own prose and code; and text of neither hand. Knows no model and no tokenizer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import NamedTuple
 
-__all__ = ["CHAPTERS", "LICENCES", "Text", "known_texts", "own_prose", "own_texts"]
+__all__ = ["CHAPTERS", "LICENCES", "Text", "known_texts", "own_prose", "own_texts", "reference"]
 
 REPOSITORY = Path(__file__).parents[2]
 LEAST_PAGE = 2_000  # characters
@@ -83,6 +84,15 @@ def own_prose() -> list[str]:
     pages = sorted((REPOSITORY / "book").glob("*.md"))
     texts = [about.partition("\n\n")[2], *(page.read_text(encoding="utf-8") for page in pages)]
     return [text for text in texts if len(text) > LEAST_PAGE]
+
+
+def reference() -> list[Text]:
+    """Python's language reference, as every interpreter holds it: text of another hand than all of the above.
+
+    >>> "with" in [text.name for text in reference()]
+    True
+    """
+    return [Text(name, "prose", text) for name, text in sorted(topics.items()) if len(text) > LEAST_PAGE]
 
 
 def _licences() -> Iterator[Text]:
