@@ -151,9 +151,21 @@ def told_savings(saved: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_own_words(models: Models, value: str = "tokens", seed: int = 0) -> pd.DataFrame:
-    """What teaching saves beside the models' own words; as :func:`lmmem.analysis.own_words.savings`, and model."""
-    found = [own_words.savings(of.own_words, value=value, seed=seed).assign(model=name) for name, of in models.items()]
+    """What teaching saves beside the models' own words; as :func:`lmmem.analysis.own_words.savings`, and model.
+
+    Raises
+    ------
+    ValueError : no model was taught any.
+    """
+    if not (taught := _taught(models)):
+        raise ValueError("no model was taught beside its own words: make real")
+    found = [own_words.savings(of.own_words, value=value, seed=seed).assign(model=name) for name, of in taught.items()]
     return pd.concat(found, ignore_index=True)
+
+
+def _taught(models: Models) -> dict[str, Measured]:
+    """Those that were taught beside their own words."""
+    return {name: of for name, of in models.items() if len(of.own_words)}
 
 
 def told_own_words(models: Models, found: pd.DataFrame, nats: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +176,7 @@ def told_own_words(models: Models, found: pd.DataFrame, nats: pd.DataFrame) -> p
     models : by name. found, nats : as :func:`beside_own_words` gives them, with value "tokens" and "nats".
     """
     columns = {}
-    for name, of in models.items():
+    for name, of in _taught(models).items():
         lines = [table[table.model == name] for table in (found, nats)]
         told = own_words.told(lines[0]).join(own_words.told_checks(*lines))
         levels = own_words.told_levels(lines[0], lines[0])
@@ -190,7 +202,8 @@ def words_learning(models: Models) -> pd.DataFrame:
     -------
     As :func:`lmmem.analysis.own_words.curves`, and model, and what (kind and continuation in words).
     """
-    found = pd.concat([own_words.curves(of.own_words).assign(model=_label(name)) for name, of in models.items()])
+    curves = {name: own_words.curves(of.own_words) for name, of in _taught(models).items()}
+    found = pd.concat([of.assign(model=_label(name)) for name, of in curves.items()])
     there = found.kind.map({"known": "known", "never there": "never seen"})
     return found.assign(what=there + ", " + found.continuation.map({"true": "true text", "alternative": "own words"}))
 
@@ -280,13 +293,15 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
     noise (in the fresh half), relearning : tokens beyond twins, of each model, as text; words : tokens beside own
     words, beyond twins; null : the same of twins alone; finds, saves, tells : of which models that is shown (of noise
     with Bonferroni's bound over models and sigmas, of own words over models); n : passages; n_words : passages and
-    twins that were taught beside own words.
+    twins that were taught beside own words; not_yet : models that were not.
     """
     texts = min(of.passages.file[of.passages.arm == KNOWN].nunique() for of in models.values())
-    taught = min(of.own_words.groupby("arm", observed=True).file.nunique().min() for of in models.values())
+    taught = _taught(models)
+    hands = min(of.own_words.groupby("arm", observed=True).file.nunique().min() for of in taught.values())
     fresh = gains[gains.score == "fresh half"]
     found, beyond = (saved.model[saved.verdict.str.startswith(words)].tolist() for words in ("found", "found, beyond"))
-    told = beside[(beside.verdict == own_words.FOUND) & _above(beside, taught)].model.tolist()
+    told = beside[(beside.verdict == own_words.FOUND) & _above(beside, hands)].model.tolist()
+    later = [_label(name) for name in models if name not in taught]
     return {
         "noise": _intervals(fresh),
         "finds": _shown(fresh.model[_above(fresh, texts)].tolist(), list(models), "noise finds more than luck"),
@@ -294,7 +309,8 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
         "saves": _shown(found, list(models), "teaching them again saves more than of twins")
         + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
         "words": _intervals(beside),
-        "tells": _shown(told, list(models), "it saves more of the truth than of own words by more than in twins"),
+        "tells": _shown(told, list(taught), "it saves more of the truth than of own words by more than in twins"),
+        "not_yet": f" ({', '.join(later)}: not asked so yet)" if later else "",
         "null": _intervals(beside.assign(estimate=beside.null_mean, low=beside.null_low, high=beside.null_high)),
         "n": int(saved.n.min()),
         "n_words": ", ".join(f"{of.n} and {of.n_null} ({_label(str(of.model))})" for of in beside.itertuples()),
@@ -315,9 +331,10 @@ def provenance(models: Models) -> str:
         told.append(
             f"{name} ({record['package']}, {record['terms']}, SHA-256 {record['sha256'][:16]}.., stored as "
             f"{record['quantisation']}), {record['dtype']}; scanned {_with(record['scan']['environment'])}; the "
-            f"passages asked {_with(record['environment'])}; taught beside its own words "
-            f"{_with(record['own_words']['environment'])}"
+            f"passages asked {_with(record['environment'])}"
         )
+        if of_own := record["own_words"]:
+            told[-1] += f"; taught beside its own words {_with(of_own['environment'])}"
     return ". ".join(told)
 
 

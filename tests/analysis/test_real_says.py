@@ -145,6 +145,20 @@ def test_what_is_ahead_of_a_models_own_words_is_found_where_it_was_planted():
     }
 
 
+def test_models_that_were_not_taught_their_own_words_are_left_out_and_named():
+    models = {"one": simulated(beside=15.0, seed=2), "two": simulated(seed=1)}
+    models["two"].own_words, models["two"].record["own_words"] = pd.DataFrame(), {}
+    said = answered(**models)
+    assert said["tells"].endswith("in one") and said["not_yet"] == " (two: not asked so yet)"
+    assert real.told_own_words(models, *[real.beside_own_words(models, of) for of in ("tokens", "nats")]).columns == [
+        "one"
+    ]
+    assert real.provenance(models).count("taught beside its own words") == 1
+    models["one"].own_words = pd.DataFrame()
+    with pytest.raises(ValueError, match="no model was taught beside its own words: make real"):
+        real.beside_own_words(models)
+
+
 def test_own_words_are_asked_more_of_two_models_than_of_one():
     models = {"one": simulated(seed=1), "two": simulated(seed=2)}
     gains, saved, beside = real.by_noise(models), real.savings(models), real.beside_own_words(models)
