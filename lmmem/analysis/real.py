@@ -192,7 +192,7 @@ def told_own_words(models: Models, found: pd.DataFrame, nats: pd.DataFrame) -> p
     order = ["sought", "sought, null", "there", "there, null", "n", "n null", "loss", "loss, null", "kl-LD before"]
     order += ["of own words", "true text", "own words", "null's own words"]
     order += ["beside own words", "of the null", "beyond the null", "A/A", "nats", "verdict"]
-    return pd.DataFrame(columns).loc[order].astype(str)
+    return pd.DataFrame(columns).loc[order].astype(str).replace("-", MINUS, regex=True)
 
 
 def words_learning(models: Models) -> pd.DataFrame:
@@ -309,7 +309,7 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
         "saves": _shown(found, list(models), "teaching them again saves more than of twins")
         + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
         "words": _intervals(beside),
-        "tells": _shown(told, list(taught), "it saves more of the truth than of own words by more than in twins"),
+        "tells": _shown(told, list(taught), "the truth is ahead by more than in twins"),
         "not_yet": f" ({', '.join(later)}: not asked so yet)" if later else "",
         "null": _intervals(beside.assign(estimate=beside.null_mean, low=beside.null_low, high=beside.null_high)),
         "n": int(saved.n.min()),
