@@ -242,7 +242,7 @@ def _own_words(study: Study, size: Size, package: Packaged) -> Found:
     }
 
 
-STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {**{"scan": _scan, "passages": _pairs, OWN: _own_words}}
+STEPS: dict[str, Callable[[Study, Size, Packaged], Found]] = {"scan": _scan, "passages": _pairs, OWN: _own_words}
 
 
 def measured(name: str, folder: Path = FOLDER) -> Measured:
