@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import transformers
 
+from lmmem.analysis.prose import MINUS
 from lmmem.pocket.organisms import checkpoint_folder
 from tests import stand_ins
 from tests import test_notebooks as rules
@@ -98,7 +99,7 @@ def test_texts_that_were_met_are_told_from_others_by_scores_and_by_teaching(mini
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\nknown 1 +\d+\n", done.stdout) and re.search(r"\nn null +\d+\n", done.stdout)
-    assert re.search(r"\nbeyond the null +\S?\d+\.\d \(", done.stdout)
+    assert re.search(rf"\nbeyond the null +{MINUS}?\d+\.\d \(", done.stdout)
 
 
 def test_text_of_the_recipe_is_asked_about(mini):

@@ -205,8 +205,7 @@ def _scan(study: Study, size: Size, package: Packaged) -> Found:
 def _pairs(study: Study, size: Size, package: Packaged) -> Found:
     """Passages of known texts beside twins: scores, noise, sampling, extraction, and teaching them again."""
     asked, natural = passages(study, known_texts(), own_texts(), size)
-    beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
-    study = Study(study.model, dtype="float32", data=beside)
+    study = _beside(study, natural, asked)
     held_out = study.sequences(rows=range(min(COST_ROWS, len(natural))))
     sigmas = [study.sigma_that_costs(cost, on=held_out) for cost in size.costs]
     scores = study.scores(asked).drop(columns=["model", "step"])
@@ -221,14 +220,19 @@ def _pairs(study: Study, size: Size, package: Packaged) -> Found:
     return found, {"costs": dict(zip(map(str, size.costs), sigmas, strict=True))}
 
 
+def _beside(study: Study, natural: np.ndarray, asked: pd.DataFrame) -> Study:
+    """The study of the same model, whose natural text is `natural` (m, 96), behind the prefix of what is asked."""
+    corpus = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
+    return Study(study.model, dtype="float32", data=corpus)
+
+
 def _own_words(study: Study, size: Size, package: Packaged) -> Found:
     """Passages of known texts and twins of theirs, taught with their true continuations and with the model's own."""
     known = known_texts()
     asked, _ = passages(study, known, own_texts(), size._replace(pairs=size.sought))
     natural = np.stack([*_in_turn(_windows(study, reference()), "file", study.seed).head(size.natural).tokens])
     asked = asked.assign(block=0).sample(frac=1, random_state=study.seed)  # by chance, who is left where not all are
-    beside = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
-    study = Study(study.model, dtype="float32", data=beside)
+    study = _beside(study, natural, asked)
     heads = [_head(study, text.text, size.most) for text in known]
     met = np.stack([*study.text_sequences(heads, stride=1).tokens])  # with every run of 16 tokens
     both = study.alternatives(asked, avoid=met, samples=size.tries)
