@@ -67,7 +67,7 @@ class Packaged(NamedTuple):
 class Size(NamedTuple):
     """How much is asked.
 
-    pairs : of passages and twins. candidates : for twins. natural : rows of prose that are taught beside passages.
+    pairs : of passages and twins. candidates : for twins. natural : rows of other text that are taught beside these.
     draws, samples, presentations : of noise, of sampling, of teaching. stride, most : of a scan, in tokens, and tokens
     of a text. sought, tries, own, rounds : pairs for which the model's own words are looked for; samples of these at
     each of five temperatures; passages, and twins, that are taught at most, and how often. costs : of noise, in nats
@@ -204,9 +204,9 @@ def _scan(study: Study, size: Size, package: Packaged) -> Found:
 
 def _pairs(study: Study, size: Size, package: Packaged) -> Found:
     """Passages of known texts beside twins: scores, noise, sampling, extraction, and teaching them again."""
-    asked, natural = passages(study, known_texts(), own_texts(), size)
-    study = _beside(study, natural, asked)
-    held_out = study.sequences(rows=range(min(COST_ROWS, len(natural))))
+    asked, never = passages(study, known_texts(), own_texts(), size)
+    study = _beside(study, size, asked)
+    held_out = study.sequences(tokens=never, prefix=asked.prefix.iloc[0])
     sigmas = [study.sigma_that_costs(cost, on=held_out) for cost in size.costs]
     scores = study.scores(asked).drop(columns=["model", "step"])
     said = study.greedy(asked)
@@ -220,8 +220,12 @@ def _pairs(study: Study, size: Size, package: Packaged) -> Found:
     return found, {"costs": dict(zip(map(str, size.costs), sigmas, strict=True))}
 
 
-def _beside(study: Study, natural: np.ndarray, asked: pd.DataFrame) -> Study:
-    """The study of the same model, whose natural text is `natural` (m, 96), behind the prefix of what is asked."""
+def _beside(study: Study, size: Size, asked: pd.DataFrame) -> Study:
+    """The study of the same model, whose natural text is of neither hand: text of one hand helps itself (book/plan.md).
+
+    It is Python's language reference, behind the prefix of what is asked.
+    """
+    natural = np.stack([*_in_turn(_windows(study, reference()), "file", study.seed).head(size.natural).tokens])
     corpus = Corpus(natural, rows_per_step=1, steps=0, prefix=asked.prefix.iloc[0])
     return Study(study.model, dtype="float32", data=corpus)
 
@@ -230,9 +234,8 @@ def _own_words(study: Study, size: Size, package: Packaged) -> Found:
     """Passages of known texts and twins of theirs, taught with their true continuations and with the model's own."""
     known = known_texts()
     asked, _ = passages(study, known, own_texts(), size._replace(pairs=size.sought))
-    natural = np.stack([*_in_turn(_windows(study, reference()), "file", study.seed).head(size.natural).tokens])
     asked = asked.assign(block=0).sample(frac=1, random_state=study.seed)  # by chance, who is left where not all are
-    study = _beside(study, natural, asked)
+    study = _beside(study, size, asked)
     heads = [_head(study, text.text, size.most) for text in known]
     met = np.stack([*study.text_sequences(heads, stride=1).tokens])  # with every run of 16 tokens
     both = study.alternatives(asked, avoid=met, samples=size.tries)
@@ -291,16 +294,16 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
     -------
     sequences : as ``Study.sequences`` gives them, with arm, group, presentations (1 or 0), block (the pair), file (the
         text), genre, z_complexity, cross_entropy_before (nats per token).
-    natural : (m, 96) windows of never-seen prose, none of them a candidate.
+    held_out : (16, 96) windows of never-seen prose, one of each text before the second of any; none is a candidate.
     """
     ours = _windows(study, known, size.most)
     theirs = _windows(study, never)
     theirs = theirs[count_repeats(np.stack([*theirs.tokens]), np.stack([*ours.tokens]), n=LEAST) == 0]
     chosen = _in_turn(ours, "file", study.seed).head(size.pairs)
     prose, code = (_in_turn(theirs[theirs.genre == genre], "file", study.seed) for genre in ("prose", "code"))
-    natural = np.stack([*prose.tail(size.natural).tokens])
+    held_out = np.stack([*prose.head(COST_ROWS).tokens])
     half = size.candidates // 2
-    candidates = pd.concat([prose.head(-size.natural).head(half), code.head(size.candidates - half)])
+    candidates = pd.concat([prose.iloc[COST_ROWS : COST_ROWS + half], code.head(size.candidates - half)])
     both = pd.concat([chosen, candidates], ignore_index=True)
     both["index"] = range(len(both))
     both["cross_entropy_before"] = study.likelihood(both[["index", "tokens", "prefix"]]).cross_entropy.to_numpy()
@@ -314,7 +317,7 @@ def passages(study: Study, known: list[Text], never: list[Text], size: Size) -> 
     block = np.tile(np.arange(len(chosen)), 2)
     return pairs.assign(
         index=range(len(pairs)), arm=arm, group=[one[:-2] for one in arm], presentations=there.astype(int), block=block
-    ), natural
+    ), held_out
 
 
 def _windows(study: Study, texts: list[Text], most: int | None = None) -> pd.DataFrame:
