@@ -1,4 +1,4 @@
-"""The fastest matrix products that a processor has, for decoding and scoring while they run.
+"""The fastest matrix products that a processor has, for decoding and scoring while they run; of float32, in float32.
 
 On x86 torch multiplies float32 by MKL, which on processors of other makers than its own takes twice
 as long as oneDNN, and torch brings both. oneDNN's product is the one that ``torch.compile`` calls;
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["fast_products", "laid_out_bytes"]
+__all__ = ["fast_products", "full_precision", "laid_out_bytes"]
 
 DTYPES = (torch.float32, torch.bfloat16)
 LAID_OUT_BYTES = 2**30  # a model with more weights is multiplied by them as they lie, a little slower
@@ -51,6 +51,36 @@ def fast_products(model: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """While the block runs torch multiplies float32 as float32, whatever the process allows it besides.
+
+    TF32 and bfloat16 in its place keep 10 and 7 bits of 23. ``torch.set_float32_matmul_precision`` allows them, so does
+    a variable of the environment, and so does a ``transformers.Trainer`` that is asked for ``tf32``.
+
+    >>> with full_precision():
+    ...     torch.get_float32_matmul_precision()
+    'highest'
+    """
+    backends: Any = torch.backends
+    parts = (backends.cuda.matmul, backends.mkldnn.matmul)
+    allowed = [part.fp32_precision for part in parts]
+    if not {"tf32", "bf16"} & set(allowed):
+        yield
+        return
+    try:
+        of_all = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was allowed by torch.backends alone
+        of_all = "highest"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(of_all)
+        for part, was in zip(parts, allowed, strict=True):
+            part.fp32_precision = "none" if was == backends.fp32_precision else was  # none: as of all backends
 
 
 def laid_out_bytes(model: nn.Module) -> int:

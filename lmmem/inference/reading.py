@@ -26,7 +26,7 @@ from lmmem.inference import recording
 from lmmem.inference.attention import Pieces, attention_for_decoding, cache_in_pieces
 from lmmem.inference.cores import shared_cores
 from lmmem.inference.memory import free_bytes, out_of_memory
-from lmmem.inference.products import fast_products, laid_out_bytes
+from lmmem.inference.products import fast_products, full_precision, laid_out_bytes
 from lmmem.inference.tokens import context_of
 
 if TYPE_CHECKING:
@@ -215,7 +215,9 @@ def reader_of(model: PreTrainedModel, way: Way, longest: int, in_pieces: bool, c
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode, without dropout; then each module is in its old mode again.
+    """Within the block the model is in evaluation mode, without dropout, and float32 is multiplied as such.
+
+    After it each module is in its old mode again.
 
     >>> from lmmem import load_model
     >>> model = load_model("pocket-mini").train()
@@ -229,7 +231,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     if training:
         model.eval()
     try:
-        yield
+        with full_precision():
+            yield
     finally:
         for module in training:
             module.training = True

@@ -51,6 +51,55 @@ def measure(request):
     return MEASUREMENTS[request.param]
 
 
+PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+
+
+def precision() -> list[str]:
+    return [part.fp32_precision for part in PRODUCTS]
+
+
+@pytest.fixture
+def unset():
+    """A process that has chosen nothing; after the test it has not either."""
+
+    def choose_nothing():
+        torch.backends.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+        for part in PRODUCTS:
+            part.fp32_precision = "none"
+
+    choose_nothing()
+    yield
+    choose_nothing()
+
+
+@pytest.fixture(params=["torch", "a part of it", "a Trainer"])
+def coarse(request, unset):
+    """A process that lets torch multiply float32 in TF32, by each of the ways that there are."""
+    if request.param == "torch":
+        torch.set_float32_matmul_precision("high")
+    elif request.param == "a part of it":
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "tf32"
+    else:
+        torch.backends.fp32_precision = "tf32"
+    assert precision() == ["tf32", "tf32"]
+
+
+def test_float32_is_multiplied_as_such_whatever_the_process_allows(measure, coarse):
+    model, seen = neox(), set()
+    model.get_output_embeddings().register_forward_pre_hook(lambda *_: seen.update(precision()))
+    measure(model, PROMPTS, TRUTH)
+    assert seen == {"ieee"}
+    assert precision() == ["tf32", "tf32"]
+
+
+def test_what_a_trainer_allows_it_can_take_back_after_a_measurement(unset):
+    torch.backends.fp32_precision = "tf32"
+    greedy(neox(), PROMPTS, 2)
+    torch.backends.fp32_precision = "ieee"
+    assert precision() == ["ieee", "ieee"]
+
+
 def test_model_in_training_is_measured_without_dropout_and_trains_on(measure):
     expected = measure(neox(), PROMPTS, TRUTH)
     model = neox(hidden_dropout=0.5, attention_dropout=0.5)
