@@ -300,11 +300,13 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
     hands = min(of.own_words.groupby("arm", observed=True).file.nunique().min() for of in taught.values())
     fresh = gains[gains.score == "fresh half"]
     found, beyond = (saved.model[saved.verdict.str.startswith(words)].tolist() for words in ("found", "found, beyond"))
-    told = beside[(beside.verdict == own_words.FOUND) & _above(beside, hands)].model.tolist()
+    told = beside[(beside.verdict == own_words.FOUND) & _above(beside, hands, len(models))].model.tolist()
     later = [_label(name) for name in models if name not in taught]
     return {
         "noise": _intervals(fresh),
-        "finds": _shown(fresh.model[_above(fresh, texts)].tolist(), list(models), "noise finds more than luck"),
+        "finds": _shown(
+            fresh.model[_above(fresh, texts, len(fresh))].tolist(), list(models), "noise finds more than luck"
+        ),
         "relearning": _intervals(saved),
         "saves": _shown(found, list(models), "teaching them again saves more than of twins")
         + ("; " + _shown(beyond, list(models), "it does beside twins that were as likely") if found else ""),
@@ -317,9 +319,9 @@ def answer(models: Models, gains: pd.DataFrame, saved: pd.DataFrame, beside: pd.
     }
 
 
-def _above(lines: pd.DataFrame, clusters: int) -> pd.Series:
-    """Of each line whether its interval, widened by Bonferroni's bound over all of them, lies above 0."""
-    usual, all_of_them = (stats.t.ppf(1 - (1 - LEVEL) / 2 / n, clusters - 1) for n in (1, len(lines)))
+def _above(lines: pd.DataFrame, clusters: int, asked: int) -> pd.Series:
+    """Of each line whether its interval, widened by Bonferroni's bound over all that is asked, lies above 0."""
+    usual, all_of_them = (stats.t.ppf(1 - (1 - LEVEL) / 2 / n, clusters - 1) for n in (1, asked))
     return lines.estimate - all_of_them / usual * (lines.estimate - lines.low) > 0
 
 

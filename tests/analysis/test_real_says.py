@@ -159,6 +159,8 @@ def test_own_words_are_asked_more_of_two_models_than_of_one():
     gains, saved, beside = real.by_noise(models), real.savings(models), real.beside_own_words(models)
     beside = beside.assign(estimate=5.0, low=0.2, high=9.8, verdict="found")
     assert real.answer(models, gains, saved, beside)["tells"].startswith("it is not shown of any")
+    one = real.answer(models, gains, saved, beside[beside.model == "one"])  # the other was not asked yet
+    assert one["tells"].startswith("it is not shown of any")
     beside["low"], beside["high"] = 2.0, 8.0
     assert real.answer(models, gains, saved, beside)["tells"].endswith("in one and two")
     beside["verdict"] = "A/A excludes 0: no verdict"
