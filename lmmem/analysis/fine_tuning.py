@@ -25,11 +25,21 @@ Numbers = dict[str, object]
 def gained(measured: pd.DataFrame) -> pd.DataFrame:
     """What each text has gained since the first step that was measured, before it was trained on: bits and tokens.
 
+    Raises
+    ------
+    ValueError : by the column presented, texts had been presented by that step, as after a training that went on.
+
     >>> table = pd.DataFrame({"index": [7, 7], "step": [0, 20], "kl_ld": [60, 4], "cross_entropy": [np.log(2), 0.0]})
     >>> gained(table)[["bits", "tokens"]].to_dict("list")
     {'bits': [0.0, 64.0], 'tokens': [0, 56]}
     """
     check_columns(measured, ["index", "step", "kl_ld", "cross_entropy"])
+    first = measured[measured.step == measured.step.min()]
+    if "presented" in measured and (first.presented > 0).any():
+        raise ValueError(
+            f"step {first.step.iloc[0]} is the first that was measured, and {(first.presented > 0).sum()} texts had "
+            "been presented by then: what they have gained since before is not known; measure before training"
+        )
     lines = measured.sort_values("step", kind="stable").assign(bits=bits, tokens=lambda table: -table.kl_ld)
     values = lines[["bits", "tokens"]]
     lines[["bits", "tokens"]] = values - values.groupby(lines["index"]).transform("first")

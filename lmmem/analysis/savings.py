@@ -196,10 +196,10 @@ def hazard(relearned: pd.DataFrame, arm: str, twins: str) -> Interval:
     True
     """
     check_columns(relearned, NEEDED)
-    lines = relearned[relearned.arm.isin([arm, twins]) & (relearned.presentation > 0)]
-    lines = lines.sort_values(["index", "seed", "presentation"])
+    lines = relearned[relearned.arm.isin([arm, twins])].sort_values(["index", "seed", "presentation"])
     recited = lines.kl_ld == 0
-    at_risk = lines[recited.groupby([lines["index"], lines.seed]).cumsum() - recited.astype(int) == 0]
+    before = recited.groupby([lines["index"], lines.seed]).cumsum() - recited.astype(int)
+    at_risk = lines[(before == 0) & (lines.presentation > 0)]  # what was recited before any is not
     event = (at_risk.kl_ld == 0).to_numpy()
     for name in (arm, twins):
         if not event[at_risk.arm == name].any():

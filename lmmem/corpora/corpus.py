@@ -48,6 +48,8 @@ class Corpus:
         last_step (of the first and the last presentation; NA if unexposed); else None.
     presented : for an organism, one line a presentation: canary, step (1-based: the first weights
         that have been trained on it), index; else None.
+    placed : for an organism, the rows that hold a passage which an experiment has placed there, in whatever form: all
+        that are presented, of a derived one also those of its base, and what treated its passages; else None.
     prefix : token ids that a model is given before each row when it is asked about it; no part of the row.
 
     >>> corpus = Corpus(np.arange(40).reshape(8, 5), rows_per_step=2, steps=3)  # of your own, of 5 tokens a row
@@ -64,6 +66,7 @@ class Corpus:
     exposure_lag: int = 1
     canaries: pd.DataFrame | None = None
     presented: pd.DataFrame | None = None
+    placed: np.ndarray | None = None
     prefix: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -250,13 +253,19 @@ def _store(order: Order, *files: HubFile) -> RowStore:
 
 def _organism(name: str, order: Order) -> Corpus:
     from lmmem.pocket.organisms import data_folder
+    from lmmem.pocket.recipe import DERIVED
 
     folder = data_folder(name)
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     presented = pd.read_parquet(folder / "presented.parquet")
+    placed = presented["index"].to_numpy()
+    if (recipe := DERIVED.get(name)) is not None:
+        of_base = pd.read_parquet(data_folder(recipe.base) / "presented.parquet")["index"].to_numpy()
+        after = np.arange(recipe.trained.steps * order.rows_per_step, order.steps * order.rows_per_step)
+        placed = np.concatenate([of_base, after[after % order.rows_per_step < recipe.passages_per_step]])
     presented["step"] += 1  # from the step that trains on it to the first weights that know it
     canaries = pd.read_parquet(folder / "canaries.parquet")
     met = presented.groupby("canary").step
     canaries["exposure_step"] = canaries.canary.map(met.min()).astype("Int64")
     canaries["last_step"] = canaries.canary.map(met.max()).astype("Int64")
-    return Corpus(rows, order.rows_per_step, order.steps, canaries=canaries, presented=presented)
+    return Corpus(rows, order.rows_per_step, order.steps, canaries=canaries, presented=presented, placed=placed)

@@ -184,6 +184,13 @@ class Watch(TrainerCallback):
         return (met == self.sequences.text.to_numpy()[:, None]).sum(axis=1)
 
     def _check_rows(self, args: TrainingArguments, state: TrainerState, loader: DataLoader) -> None:
+        if state.global_step and args.ignore_data_skip:
+            raise ValueError(
+                f"this training goes on at step {state.global_step} with ignore_data_skip=True, so with the first row "
+                "again: leave that out"
+            )
+        if args.auto_find_batch_size:
+            raise ValueError("auto_find_batch_size changes how many rows a step takes: leave it out")
         devices, batches = args.train_batch_size * args.world_size, args.gradient_accumulation_steps
         if devices * batches != self._rows_per_step:
             raise ValueError(

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from lmmem.experiments.sequences import UNTOUCHED
+
 __all__ = [
     "COST",
     "OTHERS",
@@ -35,7 +37,6 @@ __all__ = [
 OTHERS = 8  # prompts that a continuation is set after, beside its own (arXiv 2602.18733 takes several)
 LEAST_LIKELY = 0.2  # of the tokens: k = 20 of Shi et al. 2023, arXiv 2310.16789
 EARLY = 0.2  # of the steps: how far the model was at the earlier checkpoint, if nobody says
-UNTOUCHED = "untouched"  # the group of a derived organism to which nothing was done
 SURE = 1e-6  # nats: the least spread that a log-probability is divided by
 
 # Forward passes a sequence, those of twins not counted: they are scored for themselves.

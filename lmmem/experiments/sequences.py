@@ -6,6 +6,7 @@ training data, beside rows that come later. Asks no model.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ DEFAULT_PAIRS = 32  # sequences of each arm, if nobody says
 CANDIDATES = 4  # rows read for each sequence chosen, so that twins can be matched
 MOST_PAIRS = 5_000  # all of the exposed are compared with all candidates
 WINDOW = 20_000  # rows that passages are chosen among, to find some of every count
+UNTOUCHED = "untouched"  # the group of a derived organism that nothing was done to
 ELSEWHERE = "elsewhere"  # the group from files of which nothing is presented: no twins
 WINDOW_TOKENS = PROMPT + CONTINUATION  # of a text
 PROBE = "a"  # a text that a tokenizer is asked about
@@ -104,6 +106,41 @@ def choose_canaries(
         never = drawn[_twins(drawn) & drawn.block.isin(exposed.block)]
         chosen = pd.concat([exposed, never.groupby("block").head(n_twins)])
     return canaries.loc[chosen.index.sort_values()].reset_index(drop=True)
+
+
+def met_by(corpus: Corpus, step: int, arms: Mapping[str, Sequence[int]] | None = None) -> Corpus:
+    """An organism's corpus with those canaries alone that have had all of their presentations by a step, or have none.
+
+    Parameters
+    ----------
+    corpus : of an organism.
+    step : of the weights that are asked.
+    arms : those that must be left, as for :func:`of_arms`.
+
+    Raises
+    ------
+    ValueError : of one of the arms, or of all that are presented, none is left; the message says from when on it is.
+
+    >>> import lmmem
+    >>> canaries = met_by(lmmem.training_data("pocket-mini"), 60).canaries
+    >>> bool((canaries.last_step.dropna() <= 60).all())
+    True
+    """
+    canaries = _canaries(corpus)
+    met = canaries[canaries.last_step.isna() | (canaries.last_step <= step).fillna(False)]
+    wanted = {"": canaries[canaries.presentations > 0]} | {
+        f" {group} {m}": canaries[(canaries.group == group) & (canaries.presentations == m)]
+        for group, ms in (arms.items() if isinstance(arms, Mapping) else ())
+        for m in ms
+        if m
+    }
+    for arm, lines in wanted.items():
+        if len(lines) and not lines["index"].isin(met["index"]).any():
+            raise ValueError(
+                f"no passage{' of' * bool(arm)}{arm} has had all of its presentations by step {step}: choose "
+                f"{lines.last_step.min()} or a later step; steps= of a measurement asks earlier ones"
+            )
+    return dataclasses.replace(corpus, canaries=met.reset_index(drop=True))
 
 
 def _twins(canaries: pd.DataFrame) -> pd.Series:
@@ -234,8 +271,10 @@ def unmet_rows(name: str, corpus: Corpus, step: int, n: int, seed: int = 0) -> n
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n={n!r}: give a whole number of rows, 1 or more")
     if corpus.canaries is not None:
-        never = corpus.canaries[corpus.canaries.presentations == 0]["index"]
-        return np.sort(never.sample(min(n, len(never)), random_state=seed).to_numpy())
+        never = corpus.canaries[corpus.canaries.presentations == 0]
+        untouched = never.group == UNTOUCHED  # of a derived organism: others were treated
+        rows = (never[untouched] if untouched.any() else never)["index"]
+        return np.sort(rows.sample(min(n, len(rows)), random_state=seed).to_numpy())
     first = first_unmet(corpus, step) if step >= 0 else max(0, len(corpus) - n)
     if first >= len(corpus):
         raise ValueError(f"at step {step} no row is left that {name} has not met: choose an earlier step")
@@ -374,8 +413,7 @@ def natural_passages(
 def _repeats_in_training(name: str, corpus: Corpus, n_sequences: int, step: int, n: int) -> pd.DataFrame:
     """Index and repeats of every natural row of an organism, among all it has been trained on."""
     seen = min(step * corpus.rows_per_step, corpus.trained_rows)
-    presented = set(corpus.presented["index"]) if corpus.presented is not None else set()
-    natural = np.array([index for index in range(seen) if index not in presented], dtype=np.int64)
+    natural = np.setdiff1d(np.arange(seen), [] if corpus.placed is None else corpus.placed)
     _check_n_sequences(n_sequences, len(natural))
     settings = {"model": name, "step": step, "n": n, "rows": hashlib.sha256(corpus[:seen].tobytes()).hexdigest()[:16]}
 
@@ -411,7 +449,7 @@ def _window_repeats(name: str, corpus: Corpus, index: np.ndarray, n: int) -> pd.
     """Index of each row and how many of them share n tokens with its continuation."""
     rows = corpus[index]
     digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    settings = {"model": name, "n": n, "window": len(index), "tokens": digest}
+    settings = {"model": name, "n": n, "first": int(index[0]), "window": len(index), "tokens": digest}
 
     def measure() -> pd.DataFrame:
         return pd.DataFrame({"index": index, "repeats": count_repeats(split(rows)[1], rows, n)})

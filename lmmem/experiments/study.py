@@ -26,6 +26,7 @@ from lmmem.experiments.sequences import (
     choose_sequences,
     dose_sequences,
     just_met,
+    met_by,
     natural_passages,
     of_text,
     own_prefix,
@@ -65,7 +66,7 @@ COST_ROWS, COST_DRAWS = 64, 4  # of which what noise costs is told
 # What an organism's own sigma costs it (pocket 0.032, pocket-mini 0.030), 1 % of its loss: half-learnt passages are
 # ahead of their twins by the best draw up to about this cost, and behind at four times as much (page 03b).
 NOISE_COST = 0.03  # nats per token
-NEAR = 0.05  # of the cost that is wanted
+NEAR, FAR = 0.05, 0.5  # of the cost that is wanted; the second where it rises in steps
 MOST_SIGMA, MOST_AT_ONCE = 100.0, 4.0  # in the search for it, and by how much a guess is multiplied at most
 FIRST_SHARE = {"bfloat16": 0.02}  # of a tensor's rms, the first guess, where SIGMA of it would be lost in rounding
 # Columns of what is measured: a table that bears one is no choice of sequences any more.
@@ -249,10 +250,12 @@ class Study:
                 min_complexity=min_complexity,
                 at_least=2 if n is None else None,
             )
-        found = choose_canaries(self.corpus, None, self.seed, arms)
+        choose_canaries(self.corpus, None, self.seed, arms)  # which are there at all
+        met = met_by(self.corpus, self.step, arms)
+        found = choose_canaries(met, None, self.seed, arms)
         most = int(found.groupby("arm").size().max())
         n = min(most, at_most or most) if n is None else n
-        return choose_canaries(self.corpus, n, self.seed, arms, n_twins)
+        return choose_canaries(met, n, self.seed, arms, n_twins)
 
     def tokens(self, sequences: pd.DataFrame) -> np.ndarray:
         """The token ids of sequences: (n, 96), prompts and true continuations, without what stands before a prompt.
@@ -296,7 +299,7 @@ class Study:
 
         Raises
         ------
-        ValueError : a text is on both sides, fewer than two on one, or what :meth:`text_sequences` refuses.
+        ValueError : a text is there twice or on both sides, fewer than two on one, or as :meth:`text_sequences`.
 
         >>> study = Study("pocket-mini")
         >>> texts = [f"import module_{number} as m; " * 40 for number in range(4)]
@@ -306,6 +309,8 @@ class Study:
         for name, texts in {"known": known, "never": never}.items():
             if isinstance(texts, str) or len(texts) < 2:
                 raise ValueError(f"{name}: give a list of two texts or more")
+            if len(set(texts)) < len(texts):
+                raise ValueError(f"{name}: a text is there twice, which would count as two: give each once")
         if both := set(known) & set(never):
             raise ValueError(f"a text is among the known and the never seen: {min(both)[:40]!r} ..")
         windows = self.text_sequences([*known, *never])
@@ -512,6 +517,8 @@ class Study:
         >>> found.kl_ld.between(0, 64).all()
         np.True_
         """
+        if steps is not None and mean_of is not None:
+            raise ValueError(f"steps={steps!r} and mean_of={mean_of!r}: give one of the two")
         found = self._measured(
             measurements.greedy_table, sequences, steps, keep_tokens=keep_tokens, mean_of=mean_of, rounding=rounding
         )
@@ -721,6 +728,8 @@ class Study:
     ) -> float:
         """The sigma whose noise costs so much on text that the model has not met, to a twentieth of the cost.
 
+        In half precision, in which the cost rises in steps, to half of it.
+
         Parameters
         ----------
         cost : nats per token, above 0.
@@ -728,7 +737,7 @@ class Study:
 
         Raises
         ------
-        ValueError : no sigma costs so much, or cost is not above 0.
+        ValueError : no sigma costs so much, as noise costs less or the cost jumps past it; or cost is not above 0.
         """
         if not (isinstance(cost, int | float) and 0 < cost < np.inf):
             raise ValueError(f"cost={cost!r}: give nats per token, above 0")
@@ -737,10 +746,18 @@ class Study:
             return float(self.cost_of_noise(sigma, unit=unit, only=only, on=on).cost.mean())
 
         low, high, sigma = 0.0, np.inf, SIGMA if unit == UNITS[0] else FIRST_SHARE.get(self.dtype, SIGMA)
+        costs: dict[float, float] = {}
         while sigma <= MOST_SIGMA:
-            found = measured(sigma)
-            if abs(found - cost) <= NEAR * cost or high - low <= NEAR**2 * low:  # in half precision it rises in steps
+            costs[sigma] = found = measured(sigma)
+            if abs(found - cost) <= NEAR * cost:
                 return sigma
+            if high - low <= NEAR**2 * low:  # in half precision it rises in steps
+                nearest = min(low, high, key=lambda one: abs(costs[one] - cost))
+                if abs(costs[nearest] - cost) <= FAR * cost:
+                    return nearest
+                raise ValueError(
+                    f"cost={cost!r}: at sigma {low:.3g} noise costs {costs[low]:.2g}, and then {costs[high]:.2g}"
+                )
             low, high = (sigma, high) if found < cost else (low, sigma)
             sigma *= min(MOST_AT_ONCE, (cost / found) ** 0.5) if found > 0 else MOST_AT_ONCE  # as on a parabola
             if not low < sigma < high:
@@ -1195,6 +1212,10 @@ class Study:
             raise ValueError("sequences holds an index twice: give each once, or its measurements cannot be told apart")
         prefix = prefix_of(sequences)
         if "tokens" not in sequences:
+            if "canary" in sequences and (canaries := self.corpus.canaries) is not None:
+                here = sequences.canary.map(canaries.set_index("canary")["index"])
+                if not (here == sequences["index"]).all():
+                    raise ValueError(f"these sequences are not of {self.model}: give what its own study chooses")
             corpus = dataclasses.replace(self.corpus, prefix=prefix) if "prefix" in sequences else self.corpus
             return corpus, sequences["index"].tolist()
         rows = np.stack([*sequences.tokens]) if len(sequences) else np.empty((0, PROMPT + CONTINUATION), dtype=int)

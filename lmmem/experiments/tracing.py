@@ -81,7 +81,7 @@ def trace_table(
                 "rows": run.rows.tolist(),
                 "first_step": steps.min() if len(steps) else pd.NA,
                 "last_step": steps.max() if len(steps) else pd.NA,
-                "presentations": pd.NA if corpus.presented is None else corpus.presented["index"].isin(run.rows).sum(),
+                "presentations": pd.NA if corpus.placed is None else np.isin(corpus.placed, run.rows).sum(),
                 "crosses": run.crosses,
             }
         )

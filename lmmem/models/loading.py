@@ -32,6 +32,7 @@ WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.b
 BESIDE = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer
 CONFIG = "config.json"
 LONGEST = 300  # characters of what transformers says of a file that it cannot read
+LAYER = re.compile(r"\.(\d+)(?=\.)")  # its number, in the name of a weight
 TOKENS = re.compile(r"token|vocab|merges|\.model$")  # in the name of a file that a tokenizer is read from
 
 
@@ -134,7 +135,30 @@ def load_model(
             f"weights in {folder} do not fit its {CONFIG} ({len(other)} of them): {key} is {tuple(there)} and would "
             f"have to be {tuple(wanted)}; give the {CONFIG} that was saved with them"
         )
+    if left := _left_out(loading["unexpected_keys"], model):
+        raise ValueError(
+            f"weights in {folder} do not fit its {CONFIG}, which has no place for {len(left)} of them, "
+            f"{', '.join(left[:3])}{' ..' if len(left) > 3 else ''}; give the {CONFIG} that was saved with them"
+        )
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _left_out(unexpected: Iterable[str], model: PreTrainedModel) -> list[str]:
+    """Of the weights that transformers has left out, those without which it is another model, sorted.
+
+    Those that are named as a weight of the model but for a number, so of a layer more than it has, and biases of what
+    has none. Others are left out rightly: masks, frequencies, what is not of text, layers that predict more tokens.
+    """
+    known = {LAYER.sub(".0", name) for name in model.state_dict()}
+    config = model.config.get_text_config()
+    last = getattr(config, "num_hidden_layers", 0)
+    ahead = {str(last + layer) for layer in range(getattr(config, "num_nextn_predict_layers", None) or 0)}
+    found = []
+    for name in unexpected:
+        alike = LAYER.sub(".0", name)
+        if (alike in known or alike.removesuffix("bias") + "weight" in known) and not ahead & {*LAYER.findall(name)}:
+            found.append(name)
+    return sorted(found)
 
 
 def load_mean(name: str, steps: Sequence[int], dtype: str | None = None, device: str | None = None) -> PreTrainedModel:

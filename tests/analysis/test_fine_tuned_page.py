@@ -102,6 +102,16 @@ def test_step_alone_says_nothing_of_gain():
         ahead(measured[measured.step == 20])
 
 
+def test_gain_since_a_step_by_which_texts_had_been_presented_is_refused():
+    """As a watch measures first where a training goes on from a checkpoint."""
+    measured = table(5).assign(presented=lambda lines: lines.presentations * (lines.step > 0))
+    assert len(ahead(measured))
+    with pytest.raises(
+        ValueError, match=r"^step \d+ is the first that was measured, and \d+ texts had been presented by "
+    ):
+        ahead(measured[measured.step > 0])
+
+
 def test_template_is_compared_text_by_text():
     behind = table(6)
     bare = behind.assign(

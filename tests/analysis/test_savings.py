@@ -63,6 +63,14 @@ def test_planted_odds_are_covered(planted):
     assert abs(np.mean(np.log([one.estimate for one in found])) - np.log(planted)) < 0.06
 
 
+def test_what_was_recited_before_any_presentation_is_not_at_risk():
+    table = simulated(odds=2.0, seeds=1, seed=4)
+    known = table["index"].isin(table["index"][table.arm == "spread 64"].unique()[:12])
+    recited = table.assign(kl_ld=table.kl_ld.where(~known, 0.0))
+    assert hazard(recited, "spread 64", "spread 0") == hazard(table[~known], "spread 64", "spread 0")
+    assert hazard(table, "spread 64", "spread 0") != hazard(table[~known], "spread 64", "spread 0")
+
+
 def test_presentations_saved_are_those_until_recited():
     found = saved(simulated(odds=6.0, seed=2), "spread 0", 16)
     row = found[found.saved == "presentations"].iloc[0]

@@ -47,14 +47,14 @@ def shaky(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
     return shaking
 
 
-def trained(model, canaries, order, callbacks, folder: Path, **options) -> None:
+def trained(model, canaries, order, callbacks, folder: Path, resume: str | None = None, **options) -> None:
     rows = dict(zip(canaries.text, map(list, canaries.tokens), strict=True))
     rows = [{"input_ids": rows[text], "labels": rows[text]} for text in order]
     usual = {"per_device_train_batch_size": ROWS, "num_train_epochs": 1, "train_sampling_strategy": "sequential"}
     quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     usual |= quiet | {"learning_rate": 5e-3, "dataloader_pin_memory": False, "use_cpu": True, "seed": 5}
     arguments = TrainingArguments(output_dir=str(folder), **usual | options)
-    Trainer(model=model, args=arguments, train_dataset=rows, callbacks=callbacks).train()
+    Trainer(model=model, args=arguments, train_dataset=rows, callbacks=callbacks).train(resume_from_checkpoint=resume)
 
 
 class Copies(TrainerCallback):
@@ -230,6 +230,7 @@ def test_prefix_is_read_and_not_counted(mini, canaries, order):
         ({"train_sampling_strategy": "random"}, 'the rows are shuffled.*give train_sampling_strategy="sequential"$'),
         ({"num_train_epochs": 2}, "^order is of 9 steps, and this training takes 18: give num_train_epochs=1, and an"),
         ({"per_device_train_batch_size": 2}, "^rows_per_step=4, and this training takes 2: 2 on all devices, 1 times"),
+        ({"auto_find_batch_size": True}, "^auto_find_batch_size changes how many rows a step takes: leave it out"),
         ({"gradient_accumulation_steps": 3}, "^rows_per_step=4, and this training takes 12: 4 on all devices, 3 times"),
     ],
 )
@@ -242,6 +243,19 @@ def test_training_on_other_rows_than_those_in_the_order_is_refused_before_it_beg
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), mini.parameters(), strict=True))
     with pytest.raises(ValueError, match=r"^order has 36 rows, and train_dataset 35$"):
         trained(model, canaries, order[1:], [Watch(canaries, order, ROWS)], tmp_path)
+
+
+@pytest.mark.slow
+def test_training_that_goes_on_with_its_first_row_is_refused(mini, canaries, order, tmp_path):
+    watch = Watch(canaries, order, ROWS)
+    trained(shaky(mini), canaries, order, [], tmp_path, save_strategy="steps", save_steps=4, max_steps=4)
+    rest = {"resume": str(tmp_path / "checkpoint-4"), "max_steps": 8}
+    with pytest.raises(
+        ValueError, match=r"^this training goes on at step 4 with ignore_data_skip=True, so with the first"
+    ):
+        trained(shaky(mini), canaries, order, [watch], tmp_path, ignore_data_skip=True, **rest)
+    trained(shaky(mini), canaries, order, [watch], tmp_path, **rest)
+    assert watch.table.step.min() == 4
 
 
 def test_accumulated_batches_are_one_step(mini, canaries, order, tmp_path):

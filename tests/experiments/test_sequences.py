@@ -17,6 +17,7 @@ from lmmem.pocket.organisms import checkpoint_folder
 from lmmem.pocket.recipe import RECIPES
 
 NAME = "pocket-mini"
+DERIVED = "pocket-mini-hidden"
 
 
 def test_chosen_canaries_are_as_many_of_each_arm_as_it_has_and_in_blocks_with_twins(mini_corpus):
@@ -142,6 +143,49 @@ def test_what_a_model_without_numbered_steps_has_met_is_not_known(met, tmp_path,
 def test_arms_that_cannot_be_compared_name_those_that_can(mini_corpus, arms, message):
     with pytest.raises(ValueError, match=message):
         sequences.choose_canaries(mini_corpus, 2, arms=arms)
+
+
+@pytest.fixture(scope="module")
+def derived(mini) -> Corpus:
+    return lmmem.training_data(DERIVED)
+
+
+def prompts_of(corpus: Corpus, rows: np.ndarray) -> set[bytes]:
+    return {row[:32].tobytes() for row in np.asarray(corpus[rows])}
+
+
+def test_nothing_that_was_placed_in_a_derived_organism_is_natural(derived, mini_corpus):
+    """Neither its passages, in whatever form, nor those of its base; by their tokens."""
+    placed = prompts_of(derived, derived.canaries["index"]) | prompts_of(mini_corpus, mini_corpus.canaries["index"])
+    of_base = np.setdiff1d(np.arange(mini_corpus.trained_rows), mini_corpus.presented["index"])
+    text = {row.tobytes() for row in np.asarray(mini_corpus[of_base])}
+    n = sum(row.tobytes() in text for row in np.asarray(derived[np.arange(derived.trained_rows)]))
+    natural = sequences.natural_passages(DERIVED, derived, n, step=MODELS[DERIVED].steps[-1])
+    assert not prompts_of(derived, natural["index"].to_numpy()) & placed
+    assert len(natural) == n
+
+
+def test_unmet_rows_of_a_derived_organism_are_those_that_nothing_was_done_to(derived):
+    rows = sequences.unmet_rows(DERIVED, derived, MODELS[DERIVED].steps[-1], 1_000)
+    group = derived.canaries.set_index("index").group[rows]
+    assert set(group) == {"untouched"} and len(rows) == (derived.canaries.group == "untouched").sum()
+
+
+def test_canaries_met_by_a_step_are_those_whose_last_presentation_is_over(mini_corpus):
+    left = sequences.met_by(mini_corpus, 60).canaries
+    last = mini_corpus.presented.groupby("canary").step.max()
+    over = {canary for canary in mini_corpus.canaries.canary if last.get(canary, 0) <= 60}
+    assert set(left.canary) == over and 0 < (left.presentations > 0).sum() < len(last)
+    whole = sequences.met_by(mini_corpus, 120, {"spread": [0, 16]}).canaries
+    pd.testing.assert_frame_equal(whole, mini_corpus.canaries)
+
+
+def test_rows_of_another_window_with_the_same_tokens_keep_their_numbers(someone, met):
+    rows = np.tile(np.array(met.rows[:8]), (2, 1))
+    twice = dataclasses.replace(met, rows=rows)
+    for first in (0, 8):
+        found = sequences.natural_passages(someone, twice, 8, step=12, first_row=first, n_rows=8)
+        assert found["index"].min() == first
 
 
 def test_repeats_without_published_counts_are_those_among_the_rows(someone, met):

@@ -111,6 +111,52 @@ def test_sigma_by_its_cost_costs_that(study):
         study.sigma_that_costs(1e9)
 
 
+def test_sigma_whose_cost_jumps_past_what_is_wanted_is_refused(monkeypatch):
+    """A cost of 0 that becomes 0.4 at once: noise that costs nothing is not what was asked for."""
+    study = lmmem.Study(NAME)
+    costs = {"jump": 0.4}
+
+    def cost(self, sigma, **options):
+        return pd.DataFrame({"cost": [costs["jump"] * (sigma >= 0.0123)]})
+
+    monkeypatch.setattr(lmmem.Study, "cost_of_noise", cost)
+    with pytest.raises(ValueError, match=r"cost=0\.03: at sigma 0\.0123 noise costs 0, and then 0\.4$"):
+        study.sigma_that_costs(0.03)
+    costs["jump"] = 0.04  # a step, as of half precision
+    assert study.sigma_that_costs(0.03) == pytest.approx(0.0123, rel=0.01)
+
+
+def test_sequences_of_another_organism_are_refused(study):
+    other = dataclasses.replace(
+        study.corpus, canaries=study.corpus.canaries.assign(canary=study.corpus.canaries.canary.to_numpy()[::-1])
+    )
+    with pytest.raises(ValueError, match="these sequences are not of pocket-mini: give what its own study chooses"):
+        study.greedy(lmmem.Study(NAME, data=other).sequences(n=2, arms={"spread": [0, 16]}))
+
+
+def test_arms_that_are_presented_later_are_refused_at_an_early_step(study):
+    early = lmmem.Study(NAME, 60)
+    found = early.sequences()
+    assert (found.last_step.dropna() <= 60).all() and "q4 16" not in set(found.arm)
+    with pytest.raises(
+        ValueError, match=r"no passage of q4 16 has had all of its presentations by step 60: choose 1\d\d or"
+    ):
+        early.sequences(n=2, arms={"spread": [0], "q4": [16]})
+    with pytest.raises(
+        ValueError, match=r"^no passage has had all of its presentations by step 0: choose \d+ or a later"
+    ):
+        lmmem.Study(NAME, 0).sequences()
+    with pytest.raises(ValueError, match="arms: there is no q9 16; there are"):
+        early.sequences(n=2, arms={"spread": [0], "q9": [16]})
+    late = study.sequences(n=2, arms={"spread": [0], "q4": [16]})
+    assert set(study.greedy(late, steps=[60, 120]).step) == {60, 120}
+
+
+def test_step_and_mean_of_steps_are_not_asked_at_once(study, chosen):
+    with pytest.raises(ValueError, match=r"steps=\[6\] and mean_of=\[114, 120\]: give one of the two"):
+        study.greedy(chosen, steps=[6], mean_of=[114, 120])
+
+
 def test_model_without_a_sigma_of_its_own_gets_one_by_its_cost(mini_corpus):
     folder = str(checkpoint_folder(NAME, 120))
     study = lmmem.Study(folder, data=dataclasses.replace(mini_corpus, canaries=None))

@@ -64,6 +64,13 @@ def test_row_that_is_met_after_the_step_does_not_count(step):
     assert all_of_it.presentations == 16
 
 
+def test_presentations_of_the_base_count_in_what_is_derived_from_it(study):
+    derived = lmmem.Study("pocket-mini-hidden")
+    canary = study.corpus.canaries.query("group == 'spread' and presentations == 16").iloc[0]
+    (found,) = derived.trace(study.corpus[canary["index"]]).itertuples()
+    assert (found.length, found.occurrences, found.presentations) == (96, 16, 16)
+
+
 def test_passage_that_is_held_out_is_not_there_unless_it_is_asked_for(study):
     twin = study.corpus.canaries.query("presentations == 0").iloc[0]
     tokens = study.corpus[twin["index"]]

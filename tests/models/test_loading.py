@@ -225,6 +225,36 @@ def test_model_of_which_weights_are_missing_is_refused(tmp_path):
         load_model(str(tmp_path / "mine"))
 
 
+def test_model_of_which_weights_would_be_left_out_is_refused(tmp_path):
+    """Transformers leaves them out, and says so in its log alone: a layer more than its configuration has, a bias."""
+    fewer = written(tmp_path / "fewer", config={"num_hidden_layers": 1})
+    with pytest.raises(
+        ValueError, match=r"which has no place for 9 of them, model\.layers\.1\.input_layernorm\.weight, "
+    ):
+        load_model(fewer)
+    model, folder = stand_ins.amber(4), tmp_path / "biased"
+    weights = model.state_dict()
+    extra = {"model.layers.0.self_attn.q_proj.bias": torch.ones(len(weights["model.layers.0.self_attn.q_proj.weight"]))}
+    model.save_pretrained(folder, state_dict=weights | extra)
+    with pytest.raises(
+        ValueError, match=r"no place for 1 of them, model\.layers\.0\.self_attn\.q_proj\.bias; give the"
+    ):
+        load_model(str(folder))
+
+
+def test_weights_that_are_left_out_rightly_are_no_reason(tmp_path):
+    """Buffers of old checkpoints, and towers that are not text."""
+    model = stand_ins.amber(4)
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.self_attn.bias": torch.ones(4),
+    }
+    extra |= {"vision_tower.layers.0.mlp.up_proj.weight": torch.ones(4, 4)}
+    model.save_pretrained(tmp_path / "mine", state_dict=model.state_dict() | extra)
+    found = load_model(str(tmp_path / "mine"), dtype="float32")
+    assert torch.equal(found.lm_head.weight, model.lm_head.weight)
+
+
 @pytest.mark.parametrize("end", ["step143000", "main"])
 def test_step_that_holds_the_end_of_training_is_refused(loopback, end):
     """As 86 of 154 branches of pythia-2.8b: github.com/EleutherAI/pythia, issue 205."""
