@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verify.add_argument("--device", help="as torch names it; by default the GPU if there is one")
     scan = commands.add_parser("scan", help="what a model has memorised of a text")
     scan.add_argument("name", help="a name, an id on the Hub, a folder or a GGUF file")
-    scan.add_argument("file", help="text, Markdown, or .jsonl with a text a line, in UTF-8")
+    scan.add_argument("file", help='text, Markdown, or .jsonl with {"text": ".."} a line, in UTF-8')
     scan.add_argument(
         "--control",
         action="append",
@@ -63,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     run = {"models": _models, "results": _results, "verify": _verify, "scan": _scan, "trace": _trace}
     try:
-        return run[given.command](given)
+        status = run[given.command](given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2

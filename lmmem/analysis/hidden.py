@@ -368,7 +368,7 @@ def _way(table: pd.DataFrame | None, optimizer: str, arms: list[str]) -> pd.Data
 
 
 def _by_rule_15(something: dict[str, bool], more: dict[str, bool], undecided: dict[str, bool]) -> str:
-    said = []
+    said: dict[str, list[str]] = {}
     for kind, yes in something.items():
         words = "is not established to bring back anything of"
         if undecided[kind]:
@@ -377,8 +377,8 @@ def _by_rule_15(something: dict[str, bool], more: dict[str, bool], undecided: di
             words = (
                 "brings back more than any text does of" if more[kind] else "brings back something, as any text may, of"
             )
-        said.append(f"such text {words} the {kind}")
-    return ", and ".join(said)
+        said.setdefault(words, []).append(f"the {kind}")
+    return ", and ".join(f"such text {words} {' and '.join(kinds)}" for words, kinds in said.items())
 
 
 def tells(asked: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""``python -m lmmem.experiments [name ..]``: measure organisms into results/, all by default; about three hours.
+"""``python -m lmmem.experiments [name ..]``: measure organisms into results/, by default all but the largest two.
 
 What was measured before is read, so that an interrupted run goes on. Knows which experiments there are.
 """

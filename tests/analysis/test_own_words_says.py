@@ -249,16 +249,22 @@ def test_answer_is_refused_where_a_kind_was_not_taught():
 
 def test_readme_says_what_was_found_in_organisms():
     readme = " ".join((measured.FOLDER.parents[1] / "README.md").read_text().split())
-    found = own_words.savings(*measured.measured()).drop_duplicates("kind").set_index("kind")
+    found, twins = (
+        own_words.savings(*measured.measured(), value=value).drop_duplicates("kind").set_index("kind")
+        for value in ("tokens", "true")
+    )
     kinds = ["hidden", "erased", "forgotten", "once"]
     told = {kind: Interval(*found.loc[kind, [*Interval._fields]]).brief(1) for kind in found.index}
-    hidden, erased, forgotten, once = (told[kind] for kind in kinds)
+    hidden, erased, forgotten = (told[kind] for kind in kinds[:3])
+    once = Interval(*found.loc["once", [*Interval._fields]]).brief(2)
+    beside = Interval(*twins.loc["half learnt", [*Interval._fields]])
     first, second, third, fourth = (found.n[kind] for kind in kinds)
-    assert set(found.verdict[kinds]) == {"found"}
+    assert set(found.verdict[kinds]) == {"found"} and beside.low > 0
     for said in (
         f"{hidden} tokens of the hidden, {erased} of the erased, {forgotten} of the forgotten, and {once} of what was",
         f"(n = {first}, {second}, {third} and {fourth}); of passages that are not there, from other files, "
-        f"{told['elsewhere 0']}. Of the half learnt it shows nothing",
+        f"{told['elsewhere 0']}. The half learnt it does not find, {told['half learnt']}, where twins do, "
+        f"{beside.brief(1)}.",
     ):
         assert said in readme
 

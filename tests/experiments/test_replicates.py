@@ -129,7 +129,7 @@ def test_readme_tells_what_one_exposure_leaves_by_size():
     parts = [f"{bits} of {weights.split()[0]} million" for bits, weights in zip(found.bits, found.weights, strict=True)]
     parts[0] = parts[0].replace(" (", " bits (", 1) + " weights"
     halves = [half.split()[0] for half in found["half-life"]]
-    assert f"{', '.join(parts)}, by half in {', '.join(halves[:-1])} and {halves[-1]} steps" in readme
+    assert f"{', '.join(parts)}. Half of that is gone after {', '.join(halves[:-1])} and {halves[-1]} steps" in readme
     tokens = [kl.split()[0] for kl in found["kl-LD ahead"]]
     assert f"shows a little more of it: {', '.join(tokens[:-1])} and {tokens[-1]} tokens." in readme
     assert f"One exposure each of the same passages, n = {set(found.attrs['n']).pop()}, and one model of" in readme
