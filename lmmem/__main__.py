@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # whoever reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 2
     except (ValueError, IndexError, OSError) as error:
         print(f"lmmem: {error}", file=sys.stderr)
         return 2

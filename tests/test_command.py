@@ -12,4 +12,4 @@ def test_reader_that_has_seen_enough_ends_a_command_without_a_word():
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         command.stdout.close()
         said = command.stderr.read()
-    assert (said, command.returncode) == (b"", 1)
+    assert (said, command.returncode) == (b"", 2)

@@ -203,7 +203,10 @@ def hazard(relearned: pd.DataFrame, arm: str, twins: str) -> Interval:
     event = (at_risk.kl_ld == 0).to_numpy()
     for name in (arm, twins):
         if not event[at_risk.arm == name].any():
-            raise ValueError(f"no passage of {name} is recited: the odds have no ratio, compare tokens in their place")
+            raise ValueError(
+                f"no passage of {name} is recited first after a presentation: the odds have no ratio, compare tokens "
+                "in their place"
+            )
     some = at_risk.presentation.isin(at_risk.presentation[event])  # a level without an event says nothing
     at_risk, event = at_risk[some], event[some.to_numpy()]
     levels = pd.get_dummies(at_risk.presentation, dtype=float)

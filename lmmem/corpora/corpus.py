@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,9 @@ class Corpus:
         last_step (of the first and the last presentation; NA if unexposed); else None.
     presented : for an organism, one line a presentation: canary, step (1-based: the first weights
         that have been trained on it), index; else None.
-    placed : for an organism, the rows that hold a passage which an experiment has placed there, in whatever form: all
-        that are presented, of a derived one also those of its base, and what treated its passages; else None.
     prefix : token ids that a model is given before each row when it is asked about it; no part of the row.
+    of_base, treated : for a derived organism, the rows that present passages of its base, and those that hide or erase
+        its own; else none.
 
     >>> corpus = Corpus(np.arange(40).reshape(8, 5), rows_per_step=2, steps=3)  # of your own, of 5 tokens a row
     >>> corpus[[7, 1]].tolist(), corpus.at_step(1).tolist()
@@ -66,11 +67,19 @@ class Corpus:
     exposure_lag: int = 1
     canaries: pd.DataFrame | None = None
     presented: pd.DataFrame | None = None
-    placed: np.ndarray | None = None
     prefix: tuple[int, ...] = ()
+    of_base: Sequence[int] | np.ndarray = ()
+    treated: Sequence[int] | np.ndarray = ()
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def presentations(self) -> np.ndarray | None:
+        """The rows that present a canary, of a derived organism also one of its base; None where there are none."""
+        if self.presented is None:
+            return None
+        return np.concatenate([self.presented["index"], self.of_base]).astype(np.int64)
 
     @property
     def trained_rows(self) -> int:
@@ -258,14 +267,14 @@ def _organism(name: str, order: Order) -> Corpus:
     folder = data_folder(name)
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     presented = pd.read_parquet(folder / "presented.parquet")
-    placed = presented["index"].to_numpy()
+    others: dict[str, Any] = {}
     if (recipe := DERIVED.get(name)) is not None:
-        of_base = pd.read_parquet(data_folder(recipe.base) / "presented.parquet")["index"].to_numpy()
-        after = np.arange(recipe.trained.steps * order.rows_per_step, order.steps * order.rows_per_step)
-        placed = np.concatenate([of_base, after[after % order.rows_per_step < recipe.passages_per_step]])
+        others["of_base"] = pd.read_parquet(data_folder(recipe.base) / "presented.parquet")["index"].to_numpy()
+        after = np.arange(recipe.learnt * order.rows_per_step, order.steps * order.rows_per_step)
+        others["treated"] = after[after % order.rows_per_step < recipe.passages_per_step]
     presented["step"] += 1  # from the step that trains on it to the first weights that know it
     canaries = pd.read_parquet(folder / "canaries.parquet")
     met = presented.groupby("canary").step
     canaries["exposure_step"] = canaries.canary.map(met.min()).astype("Int64")
     canaries["last_step"] = canaries.canary.map(met.max()).astype("Int64")
-    return Corpus(rows, order.rows_per_step, order.steps, canaries=canaries, presented=presented, placed=placed)
+    return Corpus(rows, order.rows_per_step, order.steps, canaries=canaries, presented=presented, **others)

@@ -114,7 +114,7 @@ def met_by(corpus: Corpus, step: int, arms: Mapping[str, Sequence[int]] | None =
     Parameters
     ----------
     corpus : of an organism.
-    step : of the weights that are asked.
+    step : of the weights that are asked; below 0 it is not known, and all count as met.
     arms : those that must be left, as for :func:`of_arms`.
 
     Raises
@@ -127,7 +127,7 @@ def met_by(corpus: Corpus, step: int, arms: Mapping[str, Sequence[int]] | None =
     True
     """
     canaries = _canaries(corpus)
-    met = canaries[canaries.last_step.isna() | (canaries.last_step <= step).fillna(False)]
+    met = canaries[presented_by(canaries, step)]
     wanted = {"": canaries[canaries.presentations > 0]} | {
         f" {group} {m}": canaries[(canaries.group == group) & (canaries.presentations == m)]
         for group, ms in (arms.items() if isinstance(arms, Mapping) else ())
@@ -137,10 +137,20 @@ def met_by(corpus: Corpus, step: int, arms: Mapping[str, Sequence[int]] | None =
     for arm, lines in wanted.items():
         if len(lines) and not lines["index"].isin(met["index"]).any():
             raise ValueError(
-                f"no passage{' of' * bool(arm)}{arm} has had all of its presentations by step {step}: choose "
-                f"{lines.last_step.min()} or a later step; steps= of a measurement asks earlier ones"
+                f"no passage{' of' * bool(arm)}{arm} has had all of its presentations by step {step}: choose a step "
+                f"from {lines.last_step.min()} on; steps= of a measurement asks earlier ones"
             )
     return dataclasses.replace(corpus, canaries=met.reset_index(drop=True))
+
+
+def presented_by(canaries: pd.DataFrame, step: int) -> pd.Series:
+    """Which canaries have had all of their presentations by a step, or have none; all, where it is not known, below 0.
+
+    >>> canaries = pd.DataFrame({"last_step": pd.Series([pd.NA, 20, 70], dtype="Int64")})
+    >>> presented_by(canaries, 60).tolist(), presented_by(canaries, -1).all()
+    ([True, True, False], np.True_)
+    """
+    return canaries.last_step.isna() | (canaries.last_step <= step).fillna(False) | (step < 0)
 
 
 def _twins(canaries: pd.DataFrame) -> pd.Series:
@@ -320,7 +330,7 @@ def choose_sequences(
         or no row is left that comes after it.
     """
     if corpus.canaries is not None:
-        return choose_canaries(corpus, n_sequences, seed)
+        return choose_canaries(met_by(corpus, resolve_step(name, step)), n_sequences, seed)
     step = resolve_step(name, step)
     _check_n_sequences(n_sequences, MOST_PAIRS)
     first_row = _first_row(name, corpus, step, first_row, CANDIDATES * n_sequences)
@@ -413,9 +423,11 @@ def natural_passages(
 def _repeats_in_training(name: str, corpus: Corpus, n_sequences: int, step: int, n: int) -> pd.DataFrame:
     """Index and repeats of every natural row of an organism, among all it has been trained on."""
     seen = min(step * corpus.rows_per_step, corpus.trained_rows)
-    natural = np.setdiff1d(np.arange(seen), [] if corpus.placed is None else corpus.placed)
+    placed = () if corpus.presentations is None else corpus.presentations
+    natural = np.setdiff1d(np.arange(seen), np.concatenate([placed, corpus.treated]))
     _check_n_sequences(n_sequences, len(natural))
-    settings = {"model": name, "step": step, "n": n, "rows": hashlib.sha256(corpus[:seen].tobytes()).hexdigest()[:16]}
+    digest = hashlib.sha256(corpus[:seen].tobytes() + natural.tobytes()).hexdigest()[:16]
+    settings = {"model": name, "step": step, "n": n, "rows": digest}
 
     def measure() -> pd.DataFrame:
         queries = split(corpus[natural])[1]

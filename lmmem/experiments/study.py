@@ -31,6 +31,7 @@ from lmmem.experiments.sequences import (
     of_text,
     own_prefix,
     prefix_of,
+    presented_by,
     tokens_of,
     unmet_rows,
     with_prefix,
@@ -204,7 +205,8 @@ class Study:
 
         Raises
         ------
-        ValueError : there are no such arms, or none has n sequences; the message names those there are.
+        ValueError : there are no such arms, or none has n sequences; the message names those there are. Or one of them
+            is presented until after the study's step.
 
         >>> study = Study("pocket-mini")
         >>> study.sequences(n=3, arms={"spread": [0, 16]}).groupby("arm").presentations.mean().to_dict()
@@ -366,7 +368,7 @@ class Study:
         return scanning.scan(self, texts, control, stride=stride, prefix=prefix, longest=longest)
 
     def arms_among(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
-        """Those of the arms wanted that this model has, groups with nothing but their twins left out.
+        """Those of the arms wanted that this model has met by the study's step, groups of twins alone left out.
 
         Parameters
         ----------
@@ -382,7 +384,7 @@ class Study:
         canaries = self.corpus.canaries
         if canaries is None:
             return None
-        there = canaries.groupby("group").presentations.unique()
+        there = canaries[presented_by(canaries, self.step)].groupby("group").presentations.unique()
         found = {group: [m for m in ms if m in there.get(group, [])] for group, ms in wanted.items()}
         return {group: ms for group, ms in found.items() if any(ms)}
 
@@ -509,6 +511,10 @@ class Study:
         -------
         The lines of `sequences`, for each step, with the columns of
         :func:`lmmem.experiments.measurements.greedy_table`, and memorised: whether kl_ld is 0.
+
+        Raises
+        ------
+        ValueError : steps and mean_of are both given; or as the function.
 
         >>> study = Study("pocket-mini")
         >>> found = study.greedy(study.sequences(rows=[3, 40]), steps=[6, 120])
@@ -752,11 +758,12 @@ class Study:
             if abs(found - cost) <= NEAR * cost:
                 return sigma
             if high - low <= NEAR**2 * low:  # in half precision it rises in steps
-                nearest = min(low, high, key=lambda one: abs(costs[one] - cost))
+                nearest = min(low, high, sigma, key=lambda one: abs(costs[one] - cost))
                 if abs(costs[nearest] - cost) <= FAR * cost:
                     return nearest
                 raise ValueError(
-                    f"cost={cost!r}: at sigma {low:.3g} noise costs {costs[low]:.2g}, and then {costs[high]:.2g}"
+                    f"cost={cost!r}: at sigma {low:.3g} noise costs {costs[low]:.2g}, and then {costs[high]:.2g}: "
+                    "give a sigma, or measure in float32"
                 )
             low, high = (sigma, high) if found < cost else (low, sigma)
             sigma *= min(MOST_AT_ONCE, (cost / found) ** 0.5) if found > 0 else MOST_AT_ONCE  # as on a parabola
@@ -1213,8 +1220,8 @@ class Study:
         prefix = prefix_of(sequences)
         if "tokens" not in sequences:
             if "canary" in sequences and (canaries := self.corpus.canaries) is not None:
-                here = sequences.canary.map(canaries.set_index("canary")["index"])
-                if not (here == sequences["index"]).all():
+                known = sequences[sequences.canary.notna()]
+                if (known.canary.map(canaries.set_index("canary")["index"]) != known["index"]).any():
                     raise ValueError(f"these sequences are not of {self.model}: give what its own study chooses")
             corpus = dataclasses.replace(self.corpus, prefix=prefix) if "prefix" in sequences else self.corpus
             return corpus, sequences["index"].tolist()

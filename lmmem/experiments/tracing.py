@@ -67,6 +67,7 @@ def trace_table(
     check_whole("least", least, 1)
     numbers, searched = _searched(name, corpus, step, first_row, n_rows, later)
     ids = np.asarray(tokens)
+    presented = corpus.presentations
     lines, covered = [], np.zeros(ids.size, dtype=bool)
     for run in shared_runs(ids, corpus, least, numbers):
         covered[run.start : run.start + run.length] = True
@@ -81,7 +82,7 @@ def trace_table(
                 "rows": run.rows.tolist(),
                 "first_step": steps.min() if len(steps) else pd.NA,
                 "last_step": steps.max() if len(steps) else pd.NA,
-                "presentations": pd.NA if corpus.placed is None else np.isin(corpus.placed, run.rows).sum(),
+                "presentations": pd.NA if presented is None else np.isin(presented, run.rows).sum(),
                 "crosses": run.crosses,
             }
         )

@@ -55,7 +55,7 @@ def fast_products(model: nn.Module, rows: int) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """While the block runs torch multiplies float32 as float32, whatever the process allows it besides.
+    """While the block runs torch multiplies matrices of float32 as such, whatever the process allows it besides.
 
     TF32 and bfloat16 in its place keep 10 and 7 bits of 23. ``torch.set_float32_matmul_precision`` allows them, so does
     a variable of the environment, and so does a ``transformers.Trainer`` that is asked for ``tf32``.

@@ -76,8 +76,9 @@ def load_model(
     Raises
     ------
     ValueError : unknown model, step, dtype or device; the message names what is valid. Or weights of the model are
-        missing, damaged, or not of the sizes that its config.json gives; or the Hub holds those of the end of training
-        in their place, or it is a GGUF file that cannot be read whole, as :func:`lmmem.models.gguf.model_of` says.
+        missing, damaged, left over, or not of the sizes that its config.json gives; or the Hub holds those of the end
+        of training in their place, or it is a GGUF file that cannot be read whole, as
+        :func:`lmmem.models.gguf.model_of` says.
     PermissionError, ConnectionError : as for :func:`lmmem.storage.hub.listing`.
 
     >>> model = load_model("pocket-mini", step=60)
@@ -147,15 +148,17 @@ def _left_out(unexpected: Iterable[str], model: PreTrainedModel) -> list[str]:
     """Of the weights that transformers has left out, those without which it is another model, sorted.
 
     Those that are named as a weight of the model but for a number, so of a layer more than it has, and biases of what
-    has none. Others are left out rightly: masks, frequencies, what is not of text, layers that predict more tokens.
+    has none. What is named otherwise is left to transformers: masks, frequencies, what is not of text; and so are
+    layers that predict more tokens.
     """
-    known = {LAYER.sub(".0", name) for name in model.state_dict()}
+    known = {LAYER.sub(".0", f".{name}")[1:] for name in model.state_dict()}
+    known |= {name.removeprefix(f"{model.base_model_prefix}.") for name in known}  # as many are saved
     config = model.config.get_text_config()
     last = getattr(config, "num_hidden_layers", 0)
     ahead = {str(last + layer) for layer in range(getattr(config, "num_nextn_predict_layers", None) or 0)}
     found = []
     for name in unexpected:
-        alike = LAYER.sub(".0", name)
+        alike = LAYER.sub(".0", f".{name}")[1:]
         if (alike in known or alike.removesuffix("bias") + "weight" in known) and not ahead & {*LAYER.findall(name)}:
             found.append(name)
     return sorted(found)

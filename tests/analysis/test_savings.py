@@ -149,7 +149,7 @@ def test_what_cannot_be_compared_is_refused():
         after(table, 0)
     with pytest.raises(ValueError, match="there twice with one seed"):
         after(pd.concat([table, table]), 3)
-    with pytest.raises(ValueError, match="no passage of spread 0 is recited"):
+    with pytest.raises(ValueError, match="no passage of spread 0 is recited first"):
         hazard(table, "spread 1", "spread 0")
     with pytest.raises(ValueError, match=r"no twin is within 0\.1 of any passage by loss"):
         beside_equals(table, "spread 0", 3)

@@ -120,7 +120,10 @@ def test_sigma_whose_cost_jumps_past_what_is_wanted_is_refused(monkeypatch):
         return pd.DataFrame({"cost": [costs["jump"] * (sigma >= 0.0123)]})
 
     monkeypatch.setattr(lmmem.Study, "cost_of_noise", cost)
-    with pytest.raises(ValueError, match=r"cost=0\.03: at sigma 0\.0123 noise costs 0, and then 0\.4$"):
+    with pytest.raises(
+        ValueError,
+        match=r"cost=0\.03: at sigma 0\.0123 noise costs 0, and then 0\.4: give a sigma, or measure in float32",
+    ):
         study.sigma_that_costs(0.03)
     costs["jump"] = 0.04  # a step, as of half precision
     assert study.sigma_that_costs(0.03) == pytest.approx(0.0123, rel=0.01)
@@ -134,22 +137,30 @@ def test_sequences_of_another_organism_are_refused(study):
         study.greedy(lmmem.Study(NAME, data=other).sequences(n=2, arms={"spread": [0, 16]}))
 
 
-def test_arms_that_are_presented_later_are_refused_at_an_early_step(study):
+def test_arms_that_are_presented_later_are_refused_at_an_early_step(study, mini_corpus):
     early = lmmem.Study(NAME, 60)
     found = early.sequences()
     assert (found.last_step.dropna() <= 60).all() and "q4 16" not in set(found.arm)
     with pytest.raises(
-        ValueError, match=r"no passage of q4 16 has had all of its presentations by step 60: choose 1\d\d or"
+        ValueError, match=r"^no passage of q4 16 has had all of its presentations by step 60: choose a step"
     ):
         early.sequences(n=2, arms={"spread": [0], "q4": [16]})
     with pytest.raises(
-        ValueError, match=r"^no passage has had all of its presentations by step 0: choose \d+ or a later"
+        ValueError, match=r"^no passage has had all of its presentations by step 0: choose a step from \d+ "
     ):
         lmmem.Study(NAME, 0).sequences()
     with pytest.raises(ValueError, match="arms: there is no q9 16; there are"):
         early.sequences(n=2, arms={"spread": [0], "q9": [16]})
+    assert early.arms_among({"spread": [0, 1], "q4": [16]}) == {"spread": [0, 1]}
     late = study.sequences(n=2, arms={"spread": [0], "q4": [16]})
     assert set(study.greedy(late, steps=[60, 120]).step) == {60, 120}
+    unknown = lmmem.Study(str(checkpoint_folder(NAME, 120)), data=mini_corpus)  # its step is not known
+    assert set(unknown.sequences(n=2, arms={"spread": [0], "q4": [16]}).arm) == {"spread 0", "q4 16"}
+
+
+def test_rows_beside_canaries_are_asked_too(study):
+    both = pd.concat([study.sequences(n=2, arms={"spread": [0, 16]}), study.sequences(rows=[3, 40])], ignore_index=True)
+    assert study.greedy(both).kl_ld.notna().all()
 
 
 def test_step_and_mean_of_steps_are_not_asked_at_once(study, chosen):

@@ -69,6 +69,9 @@ def test_presentations_of_the_base_count_in_what_is_derived_from_it(study):
     canary = study.corpus.canaries.query("group == 'spread' and presentations == 16").iloc[0]
     (found,) = derived.trace(study.corpus[canary["index"]]).itertuples()
     assert (found.length, found.occurrences, found.presentations) == (96, 16, 16)
+    alike = derived.corpus.canaries.query("group == 'hidden' and presentations == 0").iloc[0]
+    (found,) = derived.trace(derived.corpus[alike["index"]][:32]).itertuples()  # the prompt, taught with other words
+    assert found.occurrences > 0 and found.presentations == 0
 
 
 def test_passage_that_is_held_out_is_not_there_unless_it_is_asked_for(study):

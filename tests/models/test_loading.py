@@ -232,6 +232,12 @@ def test_model_of_which_weights_would_be_left_out_is_refused(tmp_path):
         ValueError, match=r"which has no place for 9 of them, model\.layers\.1\.input_layernorm\.weight, "
     ):
         load_model(fewer)
+    bare = transformers.GPT2Model(transformers.GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
+    bare.save_pretrained(tmp_path / "bare")
+    config = tmp_path / "bare" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"n_layer": 1, "architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(ValueError, match=r"which has no place for 11 of them, h\.1\.attn"):
+        load_model(str(tmp_path / "bare"))
     model, folder = stand_ins.amber(4), tmp_path / "biased"
     weights = model.state_dict()
     extra = {"model.layers.0.self_attn.q_proj.bias": torch.ones(len(weights["model.layers.0.self_attn.q_proj.weight"]))}
