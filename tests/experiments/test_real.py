@@ -171,10 +171,14 @@ def test_readme_says_what_was_measured_of_real_models():
     beside = told.beside_own_words(models)
     words = [Interval(*ends).brief(1) for ends in beside[[*Interval._fields]].to_numpy()]
     scan = models["gemma-3-270m"].scan
+    starts = models["gemma-3-270m"].passages.groupby("arm", observed=True).cross_entropy.mean()
+    equal = Interval(*saved.loc[1, ["equal", "equal_low", "equal_high", "equal_n"]])
     for said in (
         f"Gemma {scan.windows.cross_entropy.mean():.2f} nats per token against {scan.control.cross_entropy.mean():.2f}",
         f"{fresh[0]} and {fresh[1]} tokens of SmolLM2, {fresh[2]} and {fresh[3]} of Gemma",
-        f"saves {again[0]} and {again[1]} ({saved.n[0]} passages of each",
+        f"Teaching again saves {again[0]} of SmolLM2 and {again[1]} of Gemma ({saved.n[0]} passages of each)",
+        f"({starts['known 1']:.2f} nats per token against {starts['never seen 0']:.2f}): beside those that were as "
+        f"likely it is {equal.brief(1)} (n = {int(equal.n)})",
         f"{words[0]} tokens of SmolLM2 and {words[1]} of Gemma more of the true text than it does of twins' "
         f"(n = {beside.n[0]} and {beside.n[1]}): not established",
     ):
