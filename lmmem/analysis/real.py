@@ -104,7 +104,7 @@ def learning(models: Models) -> pd.DataFrame:
     -------
     Its lines with a column model.
     """
-    return pd.concat([hidden.learning(of.relearned).assign(model=name) for name, of in models.items()])
+    return pd.concat([hidden.learning(of.relearned).assign(model=_label(name)) for name, of in models.items()])
 
 
 def over_draws(models: Models, sizes: Sequence[int] = (1, 2, 4, 8)) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def over_draws(models: Models, sizes: Sequence[int] = (1, 2, 4, 8)) -> pd.DataFr
     found = []
     for name, of in models.items():
         table = hidden.over_draws(of.noise, sizes=sizes)
-        found.append(table[table.sigma == table.sigma.max()].assign(model=name))
+        found.append(table[table.sigma == table.sigma.max()].assign(model=_label(name)))
     return pd.concat(found, ignore_index=True)
 
 
