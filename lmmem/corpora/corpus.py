@@ -270,8 +270,7 @@ def _organism(name: str, order: Order) -> Corpus:
     others: dict[str, Any] = {}
     if (recipe := DERIVED.get(name)) is not None:
         others["of_base"] = pd.read_parquet(data_folder(recipe.base) / "presented.parquet")["index"].to_numpy()
-        after = np.arange(recipe.learnt * order.rows_per_step, order.steps * order.rows_per_step)
-        others["treated"] = after[after % order.rows_per_step < recipe.passages_per_step]
+        others["treated"] = recipe.treated_rows
     presented["step"] += 1  # from the step that trains on it to the first weights that know it
     canaries = pd.read_parquet(folder / "canaries.parquet")
     met = presented.groupby("canary").step

@@ -32,7 +32,7 @@ WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors", r"pytorch_model(-\d+-of-\d+)?\.b
 BESIDE = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer
 CONFIG = "config.json"
 LONGEST = 300  # characters of what transformers says of a file that it cannot read
-LAYER = re.compile(r"\.(\d+)(?=\.)")  # its number, in the name of a weight
+LAYER = re.compile(r"(?<![^.])\d+(?=\.)")  # its number, in the name of a weight
 TOKENS = re.compile(r"token|vocab|merges|\.model$")  # in the name of a file that a tokenizer is read from
 
 
@@ -151,14 +151,14 @@ def _left_out(unexpected: Iterable[str], model: PreTrainedModel) -> list[str]:
     has none. What is named otherwise is left to transformers: masks, frequencies, what is not of text; and so are
     layers that predict more tokens.
     """
-    known = {LAYER.sub(".0", f".{name}")[1:] for name in model.state_dict()}
+    known = {LAYER.sub("0", name) for name in model.state_dict()}
     known |= {name.removeprefix(f"{model.base_model_prefix}.") for name in known}  # as many are saved
     config = model.config.get_text_config()
     last = getattr(config, "num_hidden_layers", 0)
     ahead = {str(last + layer) for layer in range(getattr(config, "num_nextn_predict_layers", None) or 0)}
     found = []
     for name in unexpected:
-        alike = LAYER.sub(".0", f".{name}")[1:]
+        alike = LAYER.sub("0", name)
         if (alike in known or alike.removesuffix("bias") + "weight" in known) and not ahead & {*LAYER.findall(name)}:
             found.append(name)
     return sorted(found)

@@ -149,6 +149,12 @@ class Derived:
         return self.learnt + (self.taught + self.alike) * self.rounds // self.passages_per_step
 
     @property
+    def treated_rows(self) -> list[int]:
+        """The rows that treat passages: the first `passages_per_step` of each step once all have been taught."""
+        width, many = self.trained.rows_per_step, self.passages_per_step
+        return [step * width + place for step in range(self.learnt, self.steps) for place in range(many)]
+
+    @property
     def checkpoints(self) -> tuple[int, ...]:
         """Steps whose weights are kept: the base's last, when all is learnt, and the last."""
         return self.trained.steps, self.learnt, self.steps

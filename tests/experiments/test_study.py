@@ -158,6 +158,14 @@ def test_arms_that_are_presented_later_are_refused_at_an_early_step(study, mini_
     assert set(unknown.sequences(n=2, arms={"spread": [0], "q4": [16]}).arm) == {"spread 0", "q4 16"}
 
 
+def test_text_that_is_given_twice_is_no_two_texts(study):
+    one, two = ("import json; " * 80, "import pandas; " * 80)
+    with pytest.raises(ValueError, match="known: a text is there twice, which would count as two: give each once"):
+        study.known_and_never([one, one], [two, two + "x"])
+    with pytest.raises(ValueError, match="a text is among the known and the never seen: 'import json; "):
+        study.known_and_never([one, two], [one, two + "x"])
+
+
 def test_rows_beside_canaries_are_asked_too(study):
     both = pd.concat([study.sequences(n=2, arms={"spread": [0, 16]}), study.sequences(rows=[3, 40])], ignore_index=True)
     assert study.greedy(both).kl_ld.notna().all()
